@@ -1,0 +1,2 @@
+//! The bench tool.
+fn main() {}

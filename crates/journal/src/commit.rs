@@ -1,0 +1,77 @@
+//! What is asked of the journal (a batch) and what happened (a commit).
+
+use std::sync::Arc;
+
+use lockstep_model::{Document, LeafChange, Position, ResourceId};
+
+/// What a batch demands of a resource before it is committed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Expect {
+    /// The resource does not exist.
+    Absent,
+    /// The resource was last changed by the commit at this position.
+    At(Position),
+}
+
+/// What happens to one resource in a commit.
+///
+/// An operation holds both what was before and what is after, so that a reader can go either way through the log.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Operation {
+    /// The resource comes into being with these properties.
+    Create(Document),
+    /// These leaves change; at least one, sorted by path, none twice, each different before and after.
+    Update(Vec<LeafChange>),
+    /// The resource ends; these were its properties.
+    Delete(Document),
+}
+
+/// One resource's part of a commit.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Change {
+    /// Which resource.
+    pub id: ResourceId,
+    /// What happens to it.
+    pub operation: Operation,
+    /// Its parents, the nearest first, up to the root: after a create or an update, before a delete. Siblings share one list.
+    pub parents: Arc<[ResourceId]>,
+}
+
+/// What is to be committed, all of it or nothing.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Batch {
+    /// Who asks: a user, a collector, a link. Kept in the log.
+    pub author: Arc<str>,
+    /// At least one change, no resource twice. A create goes with [`Expect::Absent`], an update or a delete with
+    /// [`Expect::At`] the position at which the values before were read: so they are true.
+    pub changes: Vec<(Change, Expect)>,
+    /// Resources that the batch does not change but relies on, e.g. a model.
+    pub relies_on: Vec<(ResourceId, Expect)>,
+}
+
+/// What was committed.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Commit {
+    /// The commit's place in the log.
+    pub position: Position,
+    /// When it was committed, in milliseconds since 1970-01-01T00:00:00Z by the committing server's clock. Never less than
+    /// the commit before, whatever the clock does.
+    pub time_ms: i64,
+    /// Who asked.
+    pub author: Arc<str>,
+    /// What changed.
+    pub changes: Vec<Change>,
+}
+
+/// One resource of the state that an engine gives when it is opened.
+#[derive(Debug, Clone, PartialEq)]
+pub struct StateEntry {
+    /// Which resource.
+    pub id: ResourceId,
+    /// Its properties.
+    pub document: Document,
+    /// The commit that created it.
+    pub created: Position,
+    /// The commit that last changed it.
+    pub modified: Position,
+}

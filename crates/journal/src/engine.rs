@@ -1,0 +1,191 @@
+//! The interface that every engine implements.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use lockstep_model::{Position, ResourceId};
+
+use crate::{Batch, Commit, Expect, StateEntry};
+
+/// How much of the log is kept beyond what the state needs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Retention {
+    /// Commits younger than this are kept, unless `bytes_max` is passed.
+    pub age: Duration,
+    /// The log may take about this many bytes on disk; the oldest commits go first.
+    pub bytes_max: u64,
+    /// The log may hold about this many changes; the oldest commits go first.
+    pub changes_max: u64,
+}
+
+/// Which log this is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Origin {
+    /// Chosen at random when the log was made; another log has another one. When recovery finds less than had been
+    /// acknowledged (a disk that lied), it is chosen anew, so that positions given before are never taken for new ones.
+    pub epoch: u64,
+}
+
+/// Why a batch was not committed. Nothing of it is visible then.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum CommitError {
+    /// A resource is not as the batch expects it.
+    #[error("{id} is not as expected: expected {expected:?}, found {found:?}")]
+    Conflict {
+        /// The resource.
+        id: ResourceId,
+        /// What the batch expected.
+        expected: Expect,
+        /// Where it was last changed; `None` when it does not exist.
+        found: Option<Position>,
+    },
+    /// The batch breaks a rule of [`Batch`].
+    #[error("malformed batch: {0}")]
+    Malformed(&'static str),
+    /// The batch is larger than an engine can commit at once.
+    #[error("the batch takes {bytes} bytes, more than {limit}")]
+    TooLarge {
+        /// Its size.
+        bytes: usize,
+        /// The limit.
+        limit: usize,
+    },
+    /// No room on the disk. Later batches may fit; nothing was lost.
+    #[error("no space left for the journal")]
+    Full,
+    /// A flush failed or the store is broken; the engine refuses all writes until it is opened again. Whether this batch
+    /// survives is unknown.
+    #[error("the journal refuses writes: {0}")]
+    Poisoned(Arc<str>),
+    /// The engine is shutting down.
+    #[error("the journal is closed")]
+    Closed,
+}
+
+/// Why commits cannot be read.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ReadError {
+    /// The commits after `asked` are no longer all there.
+    #[error("position {asked} has expired; the oldest kept is {oldest}")]
+    Expired {
+        /// The position asked for.
+        asked: Position,
+        /// The least position that can be read after.
+        oldest: Position,
+    },
+    /// The position has not been reached.
+    #[error("position {asked} is beyond the last one, {head}")]
+    Future {
+        /// The position asked for.
+        asked: Position,
+        /// The last commit's.
+        head: Position,
+    },
+    /// The store is broken.
+    #[error("the journal cannot be read: {0}")]
+    Broken(Arc<str>),
+}
+
+/// Why a journal cannot be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum JournalError {
+    /// The operating system refuses.
+    #[error("{what} {path}")]
+    Io {
+        /// What was tried, e.g. `cannot open`.
+        what: &'static str,
+        /// On which file.
+        path: String,
+        /// The reason.
+        #[source]
+        source: std::io::Error,
+    },
+    /// Another process has it open.
+    #[error("{0} is in use by another process")]
+    InUse(String),
+    /// A checksum or the order is wrong somewhere other than at the log's torn end.
+    #[error("{path} is damaged at byte {offset}: {reason}")]
+    Damaged {
+        /// The file.
+        path: String,
+        /// Where.
+        offset: u64,
+        /// What is wrong.
+        reason: String,
+    },
+    /// The files were written by a version that this one does not know.
+    #[error("{path} has format {found}; this version reads {known}")]
+    Format {
+        /// The file.
+        path: String,
+        /// The format found.
+        found: u32,
+        /// The format known.
+        known: u32,
+    },
+}
+
+/// Called once with the outcome of a batch, from a thread of the engine; must not block.
+pub type Done = Box<dyn FnOnce(Result<Position, CommitError>) + Send>;
+
+/// A store of one ordered log.
+///
+/// # What every engine promises
+/// - Commits are atomic and totally ordered; a commit's position is greater than that of every commit before it.
+/// - Preconditions are checked against the state in which the commit takes place, whoever else writes.
+/// - A batch that was acknowledged is durable, and is seen by every read and follower, in order, exactly once.
+/// - A follower sees a commit only once it is durable.
+pub trait Engine: Send + Sync {
+    /// Commits the batch; `done` hears of it when it is durable, or at once when it is refused.
+    fn submit(&self, batch: Batch, done: Done);
+
+    /// Which log this is.
+    fn origin(&self) -> Origin;
+
+    /// The position of the last durable commit; [`Position::ZERO`] when there is none.
+    fn head(&self) -> Position;
+
+    /// The least position after which [`Engine::read`] still works.
+    fn oldest(&self) -> Position;
+
+    /// The commits after `after`, in order, all of them complete: as many as make at least one and about `bytes_max` bytes of
+    /// encoded size; none when `after` is the head.
+    ///
+    /// # Errors
+    /// [`ReadError::Expired`] and [`ReadError::Future`].
+    fn read(&self, after: Position, bytes_max: usize) -> Result<Vec<Arc<Commit>>, ReadError>;
+
+    /// Follows the log: all commits after `after`, and those to come.
+    ///
+    /// # Errors
+    /// As [`Engine::read`].
+    fn follow(&self, after: Position) -> Result<Box<dyn Follower>, ReadError>;
+
+    /// Lets commits up to `through` be forgotten, beyond what retention does. The state stays whole.
+    ///
+    /// # Errors
+    /// [`ReadError::Future`] beyond the head, [`ReadError::Broken`] when the store fails.
+    fn compact(&self, through: Position) -> Result<(), ReadError>;
+
+    /// The state at some position, resource by resource, each once, in no order: what a view is built from at start. Calls
+    /// `each` for every resource and returns the position; [`Engine::follow`] from there completes the state.
+    ///
+    /// # Errors
+    /// [`ReadError::Broken`] when the store fails.
+    fn state(&self, each: &mut dyn FnMut(StateEntry)) -> Result<Position, ReadError>;
+
+    /// Bytes on disk: of the log and of the state.
+    fn disk_bytes(&self) -> (u64, u64);
+
+    /// Refuses further writes, finishes those under way, and wakes followers.
+    fn close(&self);
+}
+
+/// A reader that waits for commits.
+pub trait Follower: Send {
+    /// The next commits in order: at least one, or none when `timeout` has passed or the engine was closed.
+    ///
+    /// # Errors
+    /// [`ReadError::Expired`] when the reader fell behind what is kept.
+    fn next(&mut self, timeout: Duration) -> Result<Vec<Arc<Commit>>, ReadError>;
+}

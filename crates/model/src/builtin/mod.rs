@@ -1,0 +1,64 @@
+//! The models that every site has.
+
+mod inventory;
+mod own;
+
+use std::sync::LazyLock;
+
+use crate::{Kind, Property, ResourceModel};
+
+pub use own::{ACCOUNT, RESOURCE_MODEL};
+
+static MODELS: LazyLock<Vec<ResourceModel>> = LazyLock::new(|| inventory::models().into_iter().chain(own::models()).collect());
+
+/// All built-in models.
+pub fn models() -> Vec<ResourceModel> {
+    MODELS.clone()
+}
+
+/// Whether a model of that name is built in.
+pub fn is_builtin(model: &str) -> bool {
+    MODELS.iter().any(|m| &*m.name == model)
+}
+
+/// Whether a type of that name has a built-in model.
+pub fn is_builtin_type(resource_type: &str) -> bool {
+    MODELS.iter().any(|m| m.resource_type.as_str() == resource_type)
+}
+
+/// A model whose name is its type's.
+fn model(name: &str, properties: Vec<Property>) -> ResourceModel {
+    ResourceModel { name: name.into(), resource_type: name.into(), properties }
+}
+
+fn long(name: &str) -> Property {
+    Property::new(name, Kind::Long)
+}
+
+fn double(name: &str) -> Property {
+    Property::new(name, Kind::Double)
+}
+
+fn boolean(name: &str) -> Property {
+    Property::new(name, Kind::Boolean)
+}
+
+fn string(name: &str) -> Property {
+    Property::new(name, Kind::String)
+}
+
+fn date_time(name: &str) -> Property {
+    Property::new(name, Kind::DateTime)
+}
+
+fn id(name: &str, target: &str) -> Property {
+    Property::new(name, Kind::Id { targets: vec![target.into()], parent: false })
+}
+
+fn parent(name: &str, target: &str) -> Property {
+    Property::new(name, Kind::Id { targets: vec![target.into()], parent: true })
+}
+
+fn structure(name: &str, fields: Vec<Property>) -> Property {
+    Property::new(name, Kind::Struct { fields })
+}

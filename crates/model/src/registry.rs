@@ -1,0 +1,376 @@
+//! The registry: every model there is, and what paths mean under them.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use crate::{
+    Document, Kind, LeafPath, Misfit, MisfitReason, ModelError, Name, Property, PropertyPath, RelationPath, ResourceModel, ResourceType, Value,
+    builtin, parse,
+};
+
+/// Why a model cannot be registered or removed beside those that are.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum RegistryError {
+    /// The model by itself makes no sense.
+    #[error(transparent)]
+    Model(#[from] ModelError),
+    /// A built-in model cannot be changed or removed, nor can another be added to its type.
+    #[error("{0} is built in")]
+    BuiltIn(String),
+    /// The model is registered for another type.
+    #[error("model {model} is registered for type {resource_type}")]
+    OtherType {
+        /// The model.
+        model: String,
+        /// The type it is registered for.
+        resource_type: String,
+    },
+    /// Another model of the type declares the property in another way.
+    #[error("property {property} is declared differently by model {model}")]
+    Conflict {
+        /// The property.
+        property: String,
+        /// The other model.
+        model: String,
+    },
+    /// A registered property would vanish or change its kind.
+    #[error("property {0} cannot be removed or changed once it is registered: stored resources may have it")]
+    Incompatible(String),
+    /// No such model.
+    #[error("no model {0}")]
+    Unknown(String),
+}
+
+/// A resource type with all its models.
+#[derive(Debug, Clone)]
+pub struct TypeDef {
+    /// The type's name.
+    pub name: ResourceType,
+    /// Its models, at least one, in the order of their names.
+    pub models: Vec<Arc<ResourceModel>>,
+    /// What the documents may hold: the union of what the models declare.
+    pub properties: Vec<Property>,
+}
+
+impl TypeDef {
+    /// The property at these names from the top down, looking into structures and into lists of structures.
+    pub fn property<'a>(&self, names: impl IntoIterator<Item = &'a str>) -> Option<&Property> {
+        let mut names = names.into_iter();
+        let first = names.next()?;
+        let top = self.properties.iter().find(|p| &*p.name == first)?;
+        names.try_fold(top, |property, name| match &property.kind {
+            Kind::Struct { fields } => fields.iter().find(|p| &*p.name == name),
+            _ => None,
+        })
+    }
+
+    /// Reads a document of this type from plain JSON.
+    ///
+    /// # Errors
+    /// [`Misfit`], naming the property that does not fit.
+    pub fn read_document(&self, json: &str) -> Result<Document, Misfit> {
+        parse::document(&self.properties, json)
+    }
+
+    /// Reads the value that a patch gives for `path`; `None` unsets it.
+    ///
+    /// # Errors
+    /// [`Misfit`] when the type has no such property, when the path leads into a list, or when the value does not fit.
+    pub fn read_value(&self, path: &LeafPath, json: &str) -> Result<Option<Value>, Misfit> {
+        let misfit = |reason| Misfit { path: path.to_string(), reason };
+        let property = self.property(path.names()).ok_or_else(|| misfit(MisfitReason::Unknown))?;
+        let names: Vec<&str> = path.names().collect();
+        let into_list = (1..names.len()).any(|n| self.property(names[..n].iter().copied()).is_some_and(|p| p.list));
+        if into_list {
+            let expected = "a path that ends at the list: a list changes as a whole".to_owned();
+            return Err(misfit(MisfitReason::WrongKind { expected, found: "a path into it".to_owned() }));
+        }
+        parse::value(property, json).map_err(|inner| {
+            let path = match &*inner.path {
+                "" => path.to_string(),
+                below if below.starts_with('[') => format!("{path}{below}"),
+                below => format!("{path}/{below}"),
+            };
+            Misfit { path, reason: inner.reason }
+        })
+    }
+
+    /// The properties that can point to a resource's parent, first wins.
+    pub fn parent_properties(&self) -> impl Iterator<Item = &Property> {
+        self.properties.iter().filter(|p| matches!(p.kind, Kind::Id { parent: true, .. }))
+    }
+}
+
+/// One hop of a path, under the registry.
+#[derive(Debug, Clone)]
+pub struct ResolvedHop {
+    /// The type that the property belongs to.
+    pub resource_type: ResourceType,
+    /// The names from the top of the document down.
+    pub names: Vec<Name>,
+    /// The declaration of the last name.
+    pub property: Property,
+    /// Whether the property or a structure around it is a list, so that a resource can have several values.
+    pub is_many: bool,
+}
+
+/// A relation path, under the registry.
+#[derive(Debug, Clone)]
+pub struct ResolvedPath {
+    /// At least one; all but the last are identifiers.
+    pub hops: Vec<ResolvedHop>,
+}
+
+impl ResolvedPath {
+    /// The last hop: whose value is compared, shown or sorted by.
+    pub fn last(&self) -> &ResolvedHop {
+        // Never empty: made only by `Registry::resolve` from a path of at least one hop.
+        &self.hops[self.hops.len() - 1]
+    }
+
+    /// Whether a resource can have several values at this path.
+    pub fn is_many(&self) -> bool {
+        self.hops.iter().any(|hop| hop.is_many)
+    }
+}
+
+/// Why a path means nothing under the registry.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ResolveError {
+    /// No model of that name.
+    #[error("no resource model {model}{}", hint(.similar))]
+    UnknownModel {
+        /// The name.
+        model: String,
+        /// A model of a similar name.
+        similar: Option<String>,
+    },
+    /// The model declares no such property.
+    #[error("model {model} declares no property {property}{}", hint(.similar))]
+    UnknownProperty {
+        /// The model.
+        model: String,
+        /// The property, with the structures around it.
+        property: String,
+        /// A property of a similar name.
+        similar: Option<String>,
+    },
+    /// An arrow behind something that is no identifier.
+    #[error("{0} is not an identifier, so nothing can follow it behind ->")]
+    NotAnId(String),
+    /// The next hop is a property of a type that the identifier cannot point to.
+    #[error("{path} points to {targets}, not to {found}")]
+    WrongTarget {
+        /// The identifier's path.
+        path: String,
+        /// What it points to.
+        targets: String,
+        /// The type of the next hop's model.
+        found: String,
+    },
+    /// The property is never shown.
+    #[error("property {0} is secret")]
+    Secret(String),
+}
+
+fn hint(similar: &Option<String>) -> String {
+    similar.as_ref().map_or_else(String::new, |name| format!("; did you mean {name}?"))
+}
+
+/// All types and models. Cloned when a model is registered, shared otherwise.
+#[derive(Debug, Clone)]
+pub struct Registry {
+    types: BTreeMap<ResourceType, Arc<TypeDef>>,
+    models: BTreeMap<Name, Arc<ResourceModel>>,
+}
+
+impl Default for Registry {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Registry {
+    /// The built-in models alone.
+    pub fn new() -> Self {
+        let mut registry = Self { types: BTreeMap::new(), models: BTreeMap::new() };
+        for model in builtin::models() {
+            registry.insert(Arc::new(model));
+        }
+        registry
+    }
+
+    /// All types, in the order of their names.
+    pub fn types(&self) -> impl Iterator<Item = &Arc<TypeDef>> {
+        self.types.values()
+    }
+
+    /// The type of that name.
+    pub fn type_def(&self, name: &str) -> Option<&Arc<TypeDef>> {
+        self.types.get(name)
+    }
+
+    /// All models, in the order of their names.
+    pub fn models(&self) -> impl Iterator<Item = &Arc<ResourceModel>> {
+        self.models.values()
+    }
+
+    /// The model of that name.
+    pub fn model(&self, name: &str) -> Option<&Arc<ResourceModel>> {
+        self.models.get(name)
+    }
+
+    /// Registers a model, or adds properties to one that was registered at run time.
+    ///
+    /// # Errors
+    /// [`RegistryError`]; the registry is unchanged then.
+    pub fn register(&mut self, model: ResourceModel) -> Result<(), RegistryError> {
+        model.check()?;
+        if builtin::is_builtin(&model.name) || builtin::is_builtin_type(model.resource_type.as_str()) {
+            return Err(RegistryError::BuiltIn(model.name.to_string()));
+        }
+        if let Some(old) = self.models.get(&model.name) {
+            if old.resource_type != model.resource_type {
+                let resource_type = old.resource_type.to_string();
+                return Err(RegistryError::OtherType { model: model.name.to_string(), resource_type });
+            }
+            extends(&model.properties, &old.properties, "")?;
+        }
+        let others = self.models.values().filter(|m| m.resource_type == model.resource_type && m.name != model.name);
+        for other in others {
+            for property in &model.properties {
+                if other.properties.iter().any(|p| p.name == property.name && p != property) {
+                    return Err(RegistryError::Conflict { property: property.name.to_string(), model: other.name.to_string() });
+                }
+            }
+        }
+        self.insert(Arc::new(model));
+        Ok(())
+    }
+
+    /// Removes a model that was registered at run time; whether resources still need it is the caller's to check.
+    ///
+    /// # Errors
+    /// [`RegistryError::Unknown`] or [`RegistryError::BuiltIn`].
+    pub fn remove(&mut self, name: &str) -> Result<(), RegistryError> {
+        if builtin::is_builtin(name) {
+            return Err(RegistryError::BuiltIn(name.to_owned()));
+        }
+        let model = self.models.remove(name).ok_or_else(|| RegistryError::Unknown(name.to_owned()))?;
+        self.rebuild(&model.resource_type);
+        Ok(())
+    }
+
+    fn insert(&mut self, model: Arc<ResourceModel>) {
+        let resource_type = model.resource_type.clone();
+        self.models.insert(model.name.clone(), model);
+        self.rebuild(&resource_type);
+    }
+
+    /// Makes the type anew from its models: one path for every change of the registry.
+    fn rebuild(&mut self, name: &ResourceType) {
+        let models: Vec<_> = self.models.values().filter(|m| m.resource_type == *name).cloned().collect();
+        if models.is_empty() {
+            self.types.remove(name);
+            return;
+        }
+        // What was there keeps its place, so that a further model does not reorder stored documents.
+        let mut properties: Vec<Property> = Vec::new();
+        let before = self.types.get(name).map(|t| t.properties.clone()).unwrap_or_default();
+        for property in before.iter().chain(models.iter().flat_map(|m| &m.properties)) {
+            let declared = models.iter().flat_map(|m| &m.properties).find(|p| p.name == property.name);
+            if let Some(declared) = declared.filter(|d| !properties.iter().any(|p| p.name == d.name)) {
+                properties.push(declared.clone());
+            }
+        }
+        self.types.insert(name.clone(), Arc::new(TypeDef { name: name.clone(), models, properties }));
+    }
+
+    /// What a path means.
+    ///
+    /// # Errors
+    /// [`ResolveError`], naming the part that means nothing.
+    pub fn resolve(&self, path: &RelationPath) -> Result<ResolvedPath, ResolveError> {
+        let mut hops: Vec<ResolvedHop> = Vec::with_capacity(path.hops.len());
+        for hop in &path.hops {
+            let resolved = self.resolve_hop(hop)?;
+            if let Some((previous, at)) = hops.last().zip(path.hops.get(hops.len() - 1)) {
+                let Kind::Id { targets, .. } = &previous.property.kind else {
+                    return Err(ResolveError::NotAnId(at.to_string()));
+                };
+                if !targets.is_empty() && !targets.contains(&resolved.resource_type) {
+                    return Err(ResolveError::WrongTarget {
+                        path: at.to_string(),
+                        targets: targets.iter().map(ResourceType::as_str).collect::<Vec<_>>().join(" or "),
+                        found: resolved.resource_type.to_string(),
+                    });
+                }
+            }
+            hops.push(resolved);
+        }
+        Ok(ResolvedPath { hops })
+    }
+
+    fn resolve_hop(&self, hop: &PropertyPath) -> Result<ResolvedHop, ResolveError> {
+        let model = self.models.get(&hop.model).ok_or_else(|| ResolveError::UnknownModel {
+            model: hop.model.to_string(),
+            similar: similar(&hop.model, self.models.keys().map(|n| &**n)),
+        })?;
+        let mut fields = &model.properties[..];
+        let mut found: Option<&Property> = None;
+        let mut is_many = false;
+        for (depth, name) in hop.names.iter().enumerate() {
+            let shown = || hop.names[..=depth].join("/");
+            let property = fields.iter().find(|p| p.name == *name).ok_or_else(|| {
+                let above = &hop.names[..depth];
+                let beside = similar(name, fields.iter().filter(|p| !p.secret).map(|p| &*p.name));
+                let similar = beside.map(|n| above.iter().map(|a| &**a).chain([&*n]).collect::<Vec<_>>().join("/"));
+                ResolveError::UnknownProperty { model: hop.model.to_string(), property: shown(), similar }
+            })?;
+            if property.secret {
+                return Err(ResolveError::Secret(hop.to_string()));
+            }
+            is_many |= property.list;
+            fields = match &property.kind {
+                Kind::Struct { fields } => fields,
+                _ => &[],
+            };
+            found = Some(property);
+        }
+        let property = found.cloned().ok_or_else(|| ResolveError::UnknownProperty {
+            model: hop.model.to_string(),
+            property: String::new(),
+            similar: None,
+        })?;
+        Ok(ResolvedHop { resource_type: model.resource_type.clone(), names: hop.names.clone(), property, is_many })
+    }
+}
+
+/// The candidate that a misspelt name probably meant: equal but for case, dashes and underscores, or one that begins alike.
+fn similar<'a>(name: &str, candidates: impl Iterator<Item = &'a str>) -> Option<String> {
+    let fold = |s: &str| s.chars().filter(|c| c.is_alphanumeric()).flat_map(char::to_lowercase).collect::<String>();
+    let wanted = fold(name);
+    let candidates: Vec<&str> = candidates.collect();
+    let same = candidates.iter().find(|c| fold(c) == wanted);
+    let prefix = || {
+        let alike = |c: &&&str| wanted.len() >= 3 && (fold(c).starts_with(&wanted) || wanted.starts_with(&fold(c)));
+        candidates.iter().find(alike)
+    };
+    same.or_else(prefix).map(|c| (*c).to_owned())
+}
+
+/// Whether `new` has everything that `old` has, in the same way.
+fn extends(new: &[Property], old: &[Property], at: &str) -> Result<(), RegistryError> {
+    for before in old {
+        let path = if at.is_empty() { before.name.to_string() } else { format!("{at}/{}", before.name) };
+        let after = new.iter().find(|p| p.name == before.name).ok_or_else(|| RegistryError::Incompatible(path.clone()))?;
+        match (&before.kind, &after.kind) {
+            (Kind::Struct { fields: old }, Kind::Struct { fields: new }) if before.list == after.list && before.secret == after.secret => {
+                extends(new, old, &path)?;
+            }
+            _ if before == after => {}
+            _ => return Err(RegistryError::Incompatible(path)),
+        }
+    }
+    Ok(())
+}
