@@ -1,1 +1,49 @@
-//! Lockstep agent.
+//! The host collector: it reads the Linux machine it runs on and yields what the inventory should hold of it.
+//!
+//! # What it yields
+//! [`HostReader::read`] looks at the machine once and returns a list of [`Observed`] resources:
+//!
+//! | resource type | one for | id from |
+//! | --- | --- | --- |
+//! | `HostSystem` | the machine | machine-id, else the DMI UUID, else the host name; hashed |
+//! | `Datastore` | a mounted file system of a block device | the host and the mount point |
+//! | `Network` | a bridge, and a physical interface that is in no bridge or bond | the host and the interface name |
+//! | `VirtualMachine` | a QEMU process | its `-uuid`, else the host and its `-name`, else its command line |
+//!
+//! An id is the same after a restart of the collector, of the VM, and of the machine; it never holds a pid, and the
+//! machine-id, which is meant to stay private to its machine, is only ever used hashed. The list is the whole truth
+//! about this host: what was in it before and is missing has gone. All but the host itself point to it by `host`, so a
+//! writer finds what it wrote earlier by that relation.
+//!
+//! # What it promises
+//! - **The values are those of the usual tools**: sockets, cores, threads and model as `lscpu` prints them, memory as
+//!   `free`, disks as `lsblk -b`. They are read from the same files, `/proc` and `/sys`; no program is started.
+//! - **The same machine gives the same list.** A writer compares it with the inventory, so every needless difference
+//!   would be a change event at each poll. Volatile measures (load, memory in use) are left out: sampling is another
+//!   service's work. A datastore's free space moves only when it has changed by more than a hundredth of the capacity,
+//!   clock rates are those the machine is built for, lists are sorted, and what a busy QEMU monitor cannot tell again
+//!   keeps its last known value.
+//! - **A missing piece is a missing property**, never an error: in containers, without privileges and on odd
+//!   machines, files are absent or unreadable. A process that ends while it is read is skipped. [`ReadError`] is for a
+//!   root that has no Linux `/proc` at all.
+//! - **It does not disturb what it looks at.** Files are read with a bound on their size. A monitor socket that has
+//!   a client is left alone, since QMP serves one client at a time; one that is free is held for a question, at most
+//!   200 ms, and one [`HostReader::read`] spends at most two seconds on all of them.
+//! - **No secrets.** Disk addresses on the network are stripped of user, password and options.
+//!
+//! # How it is laid out
+//! [`HostReader`] is the only entrance. `tree` reads files below the root, `host` is the machine (`cpu`, `memory`,
+//! `disks`, `datastores`, `nics`, `addresses`, `networks`), `qemu` the virtual machines: `process` finds them,
+//! `cmdline` splits their arguments, `guest`, `blocks` and `netdevs` understand them, `image` reads the size of a disk,
+//! `monitor` asks QMP, `vm` puts the resource together. Everything is synchronous; one `read` of a machine takes some
+//! milliseconds, so call it from a blocking thread. Two threads may read at the same time.
+
+mod host;
+mod identity;
+mod observed;
+mod qemu;
+mod reader;
+mod tree;
+
+pub use observed::Observed;
+pub use reader::{HostReader, ReadError};
