@@ -1,1 +1,29 @@
-//! Lockstep site.
+//! A site: what every service stands on.
+//!
+//! # One way in, one way out
+//! A write is always: check the caller, check against the model, build a batch with preconditions, [`Site::commit`]. Nothing else
+//! writes. The journal decides; one thread follows it and applies each commit to the [`View`](lockstep_query::View), from which every
+//! read is answered. A write is answered when the view has reached it, so a client reads its own writes.
+//!
+//! # What runs at the same time
+//! Readers share the view's lock; the applying thread takes it alone for one commit at a time, so a reader never sees half of one.
+//! Nobody holds it across an `await` or a flush. Writers do not hold it at all while they wait: two that change one resource are
+//! told apart by the journal's preconditions, and the one who lost tries again on what it finds.
+//!
+//! # Secrets
+//! Passwords are kept as argon2 hashes in properties that no read shows, session tokens as hashes in memory.
+
+pub mod accounts;
+pub mod caller;
+pub mod export;
+pub mod import;
+mod inventory;
+mod operations;
+pub mod sessions;
+mod site;
+pub mod table;
+pub mod token;
+
+pub use inventory::{Written, WriteError};
+pub use operations::{filter_spec, register};
+pub use site::{Config, OpenError, Progress, Site};

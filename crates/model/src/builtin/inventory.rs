@@ -21,8 +21,7 @@ pub(super) fn models() -> Vec<ResourceModel> {
                 string("name"),
                 string("kind"),
                 long("vlan_id"),
-                string("device"),
-                long("mtu"),
+                string("interface"),
                 parent("datacenter", "Datacenter"),
                 parent("host", "HostSystem"),
             ],
@@ -177,7 +176,7 @@ fn virtual_machine() -> Vec<Property> {
         .list(),
         structure(
             "qemu",
-            vec![long("pid"), string("machine"), string("accelerator"), string("qmp_socket"), string("version")],
+            vec![long("pid"), string("machine"), string("accelerator"), string("qmp_socket"), string("version"), string("status")],
         ),
         structure("custom", vec![string("owner"), string("cost_center")]),
         string("annotation"),

@@ -20,6 +20,15 @@ pub(super) fn models() -> Vec<ResourceModel> {
                 string("definition"),
             ],
         ),
-        model(ACCOUNT, vec![string("name"), string("role"), string("password_hash").secret(), string("description")]),
+        // Who may log in is shown by its own service, to administrators: nothing of an account is in a query or an export.
+        model(
+            ACCOUNT,
+            vec![
+                string("name").secret(),
+                string("role").secret(),
+                string("password_hash").secret(),
+                string("description").secret(),
+            ],
+        ),
     ]
 }
