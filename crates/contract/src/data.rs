@@ -1,10 +1,17 @@
 //! Values off the wire, before the declared type says what they mean.
 
 use serde::de::{self, DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
+use std::cell::Cell;
 use std::fmt;
 
 /// Deepest nesting of a body, in JSON or XML levels. A deeper one is an `invalid_request`.
-pub const DEPTH_MAX: usize = 200;
+///
+/// The typed encoding of a query's deepest filter, 32 compositions of 8 levels each, fits in it.
+pub const DEPTH_MAX: usize = 300;
+
+/// Most values in a body of JSON. A tree takes some 60 bytes a value, and a value two bytes of text: without a limit of its own
+/// a body within its limit of bytes could take thirty times as much memory.
+pub const VALUES_MAX: usize = 1_000_000;
 
 /// A tree of values. Which variants occur depends on the encoding it was read from.
 #[derive(Debug, Clone, PartialEq)]
@@ -75,11 +82,14 @@ impl Data {
     /// Reads plain JSON.
     ///
     /// # Errors
-    /// Why the text is no JSON: syntax, a repeated member, nesting beyond [`DEPTH_MAX`].
+    /// Why the text is no JSON: syntax, a repeated member, nesting beyond [`DEPTH_MAX`], more than [`VALUES_MAX`] values.
     pub fn from_json(bytes: &[u8]) -> Result<Self, String> {
         let mut reader = serde_json::Deserializer::from_slice(bytes);
-        // serde_json's own limit is 128; ours is checked by `Tree`, which knows how deep it is.
-        let read = Tree { depth: 0 }.deserialize(&mut reader).and_then(|data| reader.end().map(|()| data));
+        // serde_json's own limit is 128 levels; ours is checked by `Tree`, which knows how deep it is.
+        reader.disable_recursion_limit();
+        let values = Cell::new(0);
+        let read =
+            Tree { depth: 0, values: &values }.deserialize(&mut reader).and_then(|data| reader.end().map(|()| data));
         read.map_err(|e| e.to_string())
     }
 
@@ -125,20 +135,26 @@ impl Data {
     }
 }
 
-struct Tree {
+struct Tree<'c> {
     depth: usize,
+    /// How many values there are so far.
+    values: &'c Cell<usize>,
 }
 
-impl Tree {
-    fn deeper<E: de::Error>(&self) -> Result<Tree, E> {
+impl Tree<'_> {
+    fn deeper<E: de::Error>(&self) -> Result<Self, E> {
         if self.depth >= DEPTH_MAX {
             return Err(E::custom(format_args!("nested deeper than {DEPTH_MAX} levels")));
         }
-        Ok(Tree { depth: self.depth + 1 })
+        self.values.set(self.values.get() + 1);
+        if self.values.get() > VALUES_MAX {
+            return Err(E::custom(format_args!("more than {VALUES_MAX} values")));
+        }
+        Ok(Self { depth: self.depth + 1, values: self.values })
     }
 }
 
-impl<'de> DeserializeSeed<'de> for Tree {
+impl<'de> DeserializeSeed<'de> for Tree<'_> {
     type Value = Data;
 
     fn deserialize<D: Deserializer<'de>>(self, d: D) -> Result<Data, D::Error> {
@@ -146,7 +162,7 @@ impl<'de> DeserializeSeed<'de> for Tree {
     }
 }
 
-impl<'de> Visitor<'de> for Tree {
+impl<'de> Visitor<'de> for Tree<'_> {
     type Value = Data;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -243,5 +259,21 @@ pub fn typed(json: Data) -> Result<Data, String> {
             Ok(Data::Struct(Some(name), fields))
         }
         (word, _) => Err(format!("{:?} is no data value", word.chars().take(40).collect::<String>())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn json_is_read_down_to_the_limit_and_no_deeper() {
+        let nested = |depth: usize| "[".repeat(depth) + &"]".repeat(depth);
+        assert!(Data::from_json(nested(DEPTH_MAX).as_bytes()).is_ok());
+        let refused = Data::from_json(nested(DEPTH_MAX + 1).as_bytes()).unwrap_err();
+        assert!(refused.contains("deeper than"), "{refused}");
+        assert!(Data::from_json(nested(100_000).as_bytes()).is_err());
+        let wide = format!("[{}1]", "1,".repeat(VALUES_MAX));
+        assert!(Data::from_json(wide.as_bytes()).unwrap_err().contains("more than"));
     }
 }

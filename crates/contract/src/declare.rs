@@ -89,7 +89,9 @@ pub fn check_case(
     let here = at.field(member);
     match (tag == case, is_unset) {
         (true, true) => Err(here.invalid("lockstep.input.union", format!("{tag_name} {tag} demands this field"))),
-        (false, false) => Err(here.invalid("lockstep.input.union", format!("{tag_name} is {tag}: this field belongs to {case}"))),
+        (false, false) => {
+            Err(here.invalid("lockstep.input.union", format!("{tag_name} is {tag}: this field belongs to {case}")))
+        }
         _ => Ok(()),
     }
 }

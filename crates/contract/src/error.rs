@@ -190,7 +190,9 @@ impl Error {
     /// An error with one message.
     pub fn new(kind: ErrorKind, id: impl Into<String>, message: impl Into<String>, args: Vec<String>) -> Self {
         let data = match kind {
-            ErrorKind::ResourceBusy | ErrorKind::ServiceUnavailable | ErrorKind::TimedOut => Some(ErrorData::Transient(true)),
+            ErrorKind::ResourceBusy | ErrorKind::ServiceUnavailable | ErrorKind::TimedOut => {
+                Some(ErrorData::Transient(true))
+            }
             _ => None,
         };
         Self { kind, messages: vec![Message::new(id, message, args)], data }
@@ -218,17 +220,32 @@ impl Error {
 
     /// The one answer to every failed login and every unknown session: it must not tell which.
     pub fn unauthenticated() -> Self {
-        Self::new(ErrorKind::Unauthenticated, "lockstep.session.unauthenticated", "log in to use this operation", Vec::new())
+        Self::new(
+            ErrorKind::Unauthenticated,
+            "lockstep.session.unauthenticated",
+            "log in to use this operation",
+            Vec::new(),
+        )
     }
 
     /// The one answer to everyone who may not: it must not tell whether the thing exists.
     pub fn unauthorized() -> Self {
-        Self::new(ErrorKind::Unauthorized, "lockstep.session.unauthorized", "your role does not allow this operation", Vec::new())
+        Self::new(
+            ErrorKind::Unauthorized,
+            "lockstep.session.unauthorized",
+            "your role does not allow this operation",
+            Vec::new(),
+        )
     }
 
     /// A defect; what it is goes to the log only.
     pub fn internal() -> Self {
-        Self::new(ErrorKind::InternalServerError, "lockstep.internal", "the server failed; its log says why", Vec::new())
+        Self::new(
+            ErrorKind::InternalServerError,
+            "lockstep.internal",
+            "the server failed; its log says why",
+            Vec::new(),
+        )
     }
 
     /// Writes the error as the structure it travels as.
@@ -266,7 +283,12 @@ impl Error {
             Fault::Invalid { place, id, message } => Self::invalid_argument(id, &place, &message),
             Fault::Unexpected { place } => {
                 let kind = if is_legacy { ErrorKind::InvalidRequest } else { ErrorKind::UnexpectedInput };
-                Self::new(kind, "lockstep.input.unexpected", format!("{place} is not a field of this operation"), vec![place])
+                Self::new(
+                    kind,
+                    "lockstep.input.unexpected",
+                    format!("{place} is not a field of this operation"),
+                    vec![place],
+                )
             }
         }
     }

@@ -20,9 +20,9 @@ pub mod wire;
 mod writer;
 pub mod xml;
 
-pub use data::{DEPTH_MAX, Data, Encoding, typed};
+pub use data::{DEPTH_MAX, Data, Encoding, VALUES_MAX, typed};
 pub use error::{Error, ErrorData, ErrorKind, Message};
-pub use operation::{Declared, Method, Operation, Privilege, Rest};
+pub use operation::{Declared, Login, Method, Operation, Privilege, Rest};
 pub use types::{EnumDef, FieldDef, StructDef, Type, UnionDef};
 pub use wire::{DateTime, Fault, Map, Opaque, Place, Secret, Wire};
 pub use writer::{PlainJson, TypedJson, Writer, write_double, write_string};

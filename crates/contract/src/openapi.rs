@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde_json::{Map, Value, json};
 
-use crate::{ErrorKind, Operation, Privilege, StructDef, Type, UnionDef};
+use crate::{ErrorKind, Login, Operation, Privilege, StructDef, Type, UnionDef};
 
 /// The document for these operations, as served under `/api`.
 pub fn document<'a>(operations: impl IntoIterator<Item = &'a Operation>, version: &str) -> Value {
@@ -39,7 +39,8 @@ fn describe(operation: &Operation, schemas: &mut BTreeMap<String, Value>) -> Val
     // Called for operations that have one.
     let Some(rest) = operation.rest else { return Value::Null };
     let input = (operation.input)();
-    let in_path: Vec<&str> = rest.path.split('/').filter_map(|part| part.strip_prefix('{')?.strip_suffix('}')).collect();
+    let in_path: Vec<&str> =
+        rest.path.split('/').filter_map(|part| part.strip_prefix('{')?.strip_suffix('}')).collect();
     let takes_body = rest.method.name() != "GET" && rest.method.name() != "DELETE";
     let mut parameters = Vec::new();
     let mut members = Map::new();
@@ -75,10 +76,13 @@ fn describe(operation: &Operation, schemas: &mut BTreeMap<String, Value>) -> Val
         by_status.entry(kind.status()).or_default().push(kind.name());
     }
     for (status, kinds) in by_status {
-        responses.insert(status.to_string(), json!({
-            "description": kinds.join(", "),
-            "content": { "application/json": { "schema": { "$ref": "#/components/schemas/error" } } },
-        }));
+        responses.insert(
+            status.to_string(),
+            json!({
+                "description": kinds.join(", "),
+                "content": { "application/json": { "schema": { "$ref": "#/components/schemas/error" } } },
+            }),
+        );
     }
     let mut doc = json!({
         "operationId": operation.full_name(),
@@ -94,11 +98,13 @@ fn describe(operation: &Operation, schemas: &mut BTreeMap<String, Value>) -> Val
     if let Some(body) = rest.body.and_then(|name| members.get(name)) {
         doc["requestBody"] = json!({ "required": true, "content": { "application/json": { "schema": body } } });
     } else if !members.is_empty() {
-        let schema = json!({ "type": "object", "properties": members, "required": required, "additionalProperties": false });
-        doc["requestBody"] = json!({ "required": !required.is_empty(), "content": { "application/json": { "schema": schema } } });
+        let schema =
+            json!({ "type": "object", "properties": members, "required": required, "additionalProperties": false });
+        doc["requestBody"] =
+            json!({ "required": !required.is_empty(), "content": { "application/json": { "schema": schema } } });
     }
-    doc["security"] = match (operation.privilege, operation.name) {
-        (Privilege::Anonymous, "create") => json!([{ "basic": [] }]),
+    doc["security"] = match (operation.privilege, operation.login) {
+        (_, Some(Login::Begins)) => json!([{ "basic": [] }]),
         (Privilege::Anonymous, _) => json!([]),
         _ => json!([{ "session": [] }, { "basic": [] }]),
     };
@@ -162,10 +168,12 @@ fn structure(def: &StructDef, schemas: &mut BTreeMap<String, Value>) -> Value {
         add_doc(&mut value, field.doc);
         properties.insert(field.name.to_owned(), value);
     }
-    let mut out = json!({ "type": "object", "description": tidy(def.doc), "properties": properties, "required": required });
+    let mut out =
+        json!({ "type": "object", "description": tidy(def.doc), "properties": properties, "required": required });
     if let Some(UnionDef { tag, cases }) = def.union {
         let one = |(case, member): &(&str, &str)| {
-            let others: Vec<_> = cases.iter().filter(|(_, m)| m != member).map(|(_, m)| json!({ "required": [m] })).collect();
+            let others: Vec<_> =
+                cases.iter().filter(|(_, m)| m != member).map(|(_, m)| json!({ "required": [m] })).collect();
             json!({ "properties": { tag: { "const": case } }, "required": [member], "not": { "anyOf": others } })
         };
         out["oneOf"] = cases.iter().map(one).collect();

@@ -79,6 +79,15 @@ impl Rest {
     }
 }
 
+/// What an operation does to the caller's login, besides its result: transports tell it to clients in their own ways.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Login {
+    /// Takes a user name and a password, and answers the token of a session.
+    Begins,
+    /// Ends the session that asks.
+    Ends,
+}
+
 /// An operation of a service.
 #[derive(Debug)]
 pub struct Operation {
@@ -100,6 +109,10 @@ pub struct Operation {
     pub rest: Option<Rest>,
     /// The names of the parameters that stand in a legacy URL as the id, e.g. `tag_id`.
     pub id_parameter: Option<&'static str>,
+    /// Whether an answer may be held back until there is something to tell: such calls are counted and limited apart.
+    pub waits: bool,
+    /// What it does to the caller's login.
+    pub login: Option<Login>,
 }
 
 impl Operation {
@@ -125,7 +138,7 @@ impl Operation {
             ("set", Some(path)) => (Method::Put, path, None),
             ("delete", Some(path)) => (Method::Delete, path, None),
             // A session is deleted without naming it.
-            ("delete", None) if self.service == "com.vmware.cis.session" => (Method::Delete, base, None),
+            ("delete", None) if self.login == Some(Login::Ends) => (Method::Delete, base, None),
             (name, with_id) => (Method::Post, with_id.unwrap_or(base), Some(name.replace('_', "-"))),
         })
     }
@@ -168,6 +181,8 @@ macro_rules! operation {
         privilege: $privilege:ident
         $(, rest: $rest:expr)?
         $(, id: $id:literal)?
+        $(, waits: $waits:literal)?
+        $(, login: $login:ident)?
         $(,)?
     ) => {
         $(#[doc = $doc])*
@@ -187,9 +202,13 @@ macro_rules! operation {
                 privilege: $crate::Privilege::$privilege,
                 rest: $crate::operation!(@option $($rest)?),
                 id_parameter: $crate::operation!(@option $($id)?),
+                waits: $crate::operation!(@flag $($waits)?),
+                login: $crate::operation!(@option $($crate::Login::$login)?),
             };
         }
     };
     (@option) => { None };
     (@option $value:expr) => { Some($value) };
+    (@flag) => { false };
+    (@flag $value:literal) => { $value };
 }

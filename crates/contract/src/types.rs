@@ -74,4 +74,3 @@ pub struct UnionDef {
     /// The constant and the field it demands; all other listed fields must be unset.
     pub cases: &'static [(&'static str, &'static str)],
 }
-

@@ -63,4 +63,5 @@ operation! {
     errors: [InvalidArgument, Unauthenticated],
     privilege: Read,
     rest: Rest::new(Method::Post, "/cdc/change-log", 200).action("get-changes"),
+    waits: true,
 }

@@ -70,4 +70,5 @@ operation! {
     errors: [InvalidArgument, Unauthenticated],
     privilege: Read,
     rest: Rest::new(Method::Post, "/lockstep/feed", 200).action("get-changes"),
+    waits: true,
 }

@@ -23,6 +23,7 @@ operation! {
     errors: [Unauthenticated, ServiceUnavailable],
     privilege: Anonymous,
     rest: Rest::new(Method::Post, "/session", 201),
+    login: Begins,
 }
 
 operation! {
@@ -39,4 +40,5 @@ operation! {
     errors: [Unauthenticated, ServiceUnavailable],
     privilege: Session,
     rest: Rest::new(Method::Delete, "/session", 204),
+    login: Ends,
 }
