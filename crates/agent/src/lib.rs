@@ -43,6 +43,7 @@ mod identity;
 mod observed;
 mod qemu;
 mod reader;
+pub mod reconcile;
 mod tree;
 
 pub use observed::Observed;

@@ -1,2 +1,48 @@
-//! Lockstep.
-fn main() {}
+//! Lockstep: one binary that keeps inventories, caches, sites and disks in step.
+//!
+//! Here everything is wired together, and nowhere else: the commands of the server stand in this crate, those of its clients in
+//! `lockstep-cli`.
+
+mod collector;
+mod demo;
+mod password;
+mod serve;
+
+use std::process::ExitCode;
+
+use clap::{CommandFactory, Parser, Subcommand};
+
+/// Keeps inventories, caches, sites and VM disks in step, and speaks the interfaces that VMware's clients speak.
+#[derive(Parser)]
+#[command(name = "lockstep", version, propagate_version = true, subcommand_required = true, arg_required_else_help = true)]
+struct Cli {
+    #[command(flatten)]
+    globals: lockstep_cli::Globals,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Run a server with a generated inventory that keeps changing, to look around.
+    Demo(demo::DemoArgs),
+    /// Run a server.
+    Serve(serve::ServeArgs),
+    #[command(flatten)]
+    Client(lockstep_cli::Command),
+}
+
+fn main() -> ExitCode {
+    // One crypto provider for everything that speaks TLS; fails only when one is installed already.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let cli = Cli::parse();
+    let outcome = match cli.command {
+        Command::Demo(args) => demo::run(&args).map(|()| ExitCode::SUCCESS),
+        Command::Serve(args) => serve::run(&args).map(|()| ExitCode::SUCCESS),
+        Command::Client(command) => return lockstep_cli::run(command, &cli.globals, Cli::command()),
+    };
+    outcome.unwrap_or_else(|error| {
+        eprintln!("lockstep: {error:#}");
+        ExitCode::FAILURE
+    })
+}

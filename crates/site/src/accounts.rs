@@ -223,12 +223,17 @@ impl Site {
         Ok(())
     }
 
+    /// Whether there is an account.
+    pub fn has_accounts(&self) -> bool {
+        self.view().count(builtin::ACCOUNT) > 0
+    }
+
     /// Makes the first administrator when there is no account. Answers whether it did.
     ///
     /// # Errors
     /// As [`Site::set_account`].
     pub async fn ensure_administrator(&self, user: &str, password: &str) -> Result<bool, Error> {
-        if self.view().count(builtin::ACCOUNT) > 0 {
+        if self.has_accounts() {
             return Ok(false);
         }
         let input = SetInput {

@@ -1,0 +1,199 @@
+//! From what was observed to what must be written: only what differs.
+//!
+//! The collector owns some properties of its resources and leaves all others alone: what people or other collectors set (tags,
+//! annotations, folders) stays. What it owns and does not observe any more is unset.
+
+use std::collections::{BTreeSet, HashSet};
+
+use serde_json::{Map, Value};
+
+use crate::Observed;
+
+/// A change to the inventory.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Write {
+    /// A resource that is not there yet.
+    Create {
+        /// Its type.
+        resource_type: String,
+        /// Its id.
+        id: String,
+        /// Its properties.
+        properties: Map<String, Value>,
+    },
+    /// Properties that differ: paths (`name`, `struct/field`) and their new values, null for unset.
+    Patch {
+        /// The resource's type.
+        resource_type: String,
+        /// Its id.
+        id: String,
+        /// The properties.
+        properties: Map<String, Value>,
+    },
+    /// A resource of this host that is gone.
+    Delete {
+        /// The resource's type.
+        resource_type: String,
+        /// Its id.
+        id: String,
+    },
+}
+
+/// The types that belong to a host, by their property `host`, with the properties that the collector owns.
+const OF_HOST: [(&str, &[&str]); 3] = [
+    (
+        "VirtualMachine",
+        &[
+            "name",
+            "power_state",
+            "instance_uuid",
+            "boot_time",
+            "cpu_count",
+            "cores_per_socket",
+            "memory_size_MiB",
+            "host",
+            "disks",
+            "nics",
+            "datastores",
+            "networks",
+            "qemu",
+        ],
+    ),
+    (
+        "Datastore",
+        &["name", "kind", "mount_point", "device", "capacity", "free_space", "accessible", "multiple_host_access", "host"],
+    ),
+    ("Network", &["name", "kind", "interface", "host"]),
+];
+
+/// What the collector owns of the host itself.
+const HOST: &[&str] = &[
+    "name",
+    "connection_state",
+    "power_state",
+    "version",
+    "management_ip",
+    "boot_time",
+    "numa_nodes",
+    "hardware",
+    "kernel",
+    "os",
+    "disks",
+    "nics",
+    "datastores",
+];
+
+/// Set when the resource is created, and somebody else's afterwards.
+const ON_CREATE_ONLY: &[&str] = &["in_maintenance_mode"];
+
+/// The writes that make the inventory what was observed in one complete reading.
+///
+/// `stored` gives the properties of a resource, `of_host` the ids of a type's resources whose `host` is the given one.
+pub fn plan(
+    observed: &[Observed],
+    stored: &dyn Fn(&str, &str) -> Option<Map<String, Value>>,
+    of_host: &dyn Fn(&str, &str) -> Vec<String>,
+) -> Vec<Write> {
+    let mut writes = Vec::new();
+    for one in observed {
+        let (resource_type, id) = (one.resource_type.to_owned(), one.id.clone());
+        match stored(one.resource_type, &one.id) {
+            None => writes.push(Write::Create { resource_type, id, properties: one.properties.clone() }),
+            Some(before) => {
+                let properties = differences(&before, &one.properties, owned(one.resource_type));
+                if !properties.is_empty() {
+                    writes.push(Write::Patch { resource_type, id, properties });
+                }
+            }
+        }
+    }
+    let present: HashSet<(&str, &str)> = observed.iter().map(|o| (o.resource_type, &*o.id)).collect();
+    for host in observed.iter().filter(|o| o.resource_type == "HostSystem") {
+        for (resource_type, _) in OF_HOST {
+            let gone = of_host(resource_type, &host.id).into_iter().filter(|id| !present.contains(&(resource_type, &**id)));
+            writes.extend(gone.map(|id| Write::Delete { resource_type: resource_type.to_owned(), id }));
+        }
+    }
+    writes
+}
+
+fn owned(resource_type: &str) -> &'static [&'static str] {
+    OF_HOST.iter().find(|(name, _)| *name == resource_type).map_or(HOST, |(_, owned)| owned)
+}
+
+/// The leaves in which what the collector owns differs.
+fn differences(before: &Map<String, Value>, after: &Map<String, Value>, owned: &[&str]) -> Map<String, Value> {
+    let mut out = Map::new();
+    let names: BTreeSet<&str> = owned.iter().copied().filter(|name| !ON_CREATE_ONLY.contains(name)).collect();
+    for name in names {
+        compare(before.get(name), after.get(name), name, &mut out);
+    }
+    out
+}
+
+fn compare(before: Option<&Value>, after: Option<&Value>, path: &str, out: &mut Map<String, Value>) {
+    let empty = Map::new();
+    let fields = |value: Option<&Value>| match value {
+        Some(Value::Object(fields)) if !is_reference(fields) => Some(fields.clone()),
+        _ => None,
+    };
+    match (fields(before), fields(after)) {
+        (None, None) if before == after => {}
+        (None, None) => {
+            out.insert(path.to_owned(), after.cloned().unwrap_or(Value::Null));
+        }
+        (old, new) => {
+            let (old, new) = (old.unwrap_or_else(|| empty.clone()), new.unwrap_or_else(|| empty.clone()));
+            let names: BTreeSet<&String> = old.keys().chain(new.keys()).collect();
+            for name in names {
+                compare(old.get(name), new.get(name), &format!("{path}/{name}"), out);
+            }
+        }
+    }
+}
+
+fn is_reference(fields: &Map<String, Value>) -> bool {
+    fields.len() == 2 && fields.contains_key("type") && fields.contains_key("id")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn object(value: Value) -> Map<String, Value> {
+        value.as_object().cloned().unwrap()
+    }
+
+    fn observed(resource_type: &'static str, id: &str, properties: Value) -> Observed {
+        Observed { resource_type, id: id.to_owned(), properties: object(properties) }
+    }
+
+    #[test]
+    fn only_what_differs_is_written_and_what_others_own_stays() {
+        let host = json!({"type": "HostSystem", "id": "h"});
+        let seen = [
+            observed("HostSystem", "h", json!({"name": "a", "in_maintenance_mode": false, "kernel": {"release": "2"}})),
+            observed("VirtualMachine", "v1", json!({"name": "one", "host": host, "qemu": {"pid": 7}})),
+            observed("VirtualMachine", "v2", json!({"name": "two", "host": host})),
+        ];
+        let stored = |t: &str, id: &str| match (t, id) {
+            ("HostSystem", "h") => {
+                Some(object(json!({"name": "a", "in_maintenance_mode": true, "kernel": {"release": "1", "name": "Linux"}, "tags": []})))
+            }
+            ("VirtualMachine", "v1") => Some(object(json!({"name": "one", "host": host, "qemu": {"pid": 7}, "annotation": "mine"}))),
+            _ => None,
+        };
+        let of_host = |t: &str, _: &str| if t == "VirtualMachine" { vec!["v1".to_owned(), "v3".to_owned()] } else { Vec::new() };
+        let writes = plan(&seen, &stored, &of_host);
+        let changed = object(json!({"kernel/name": null, "kernel/release": "2"}));
+        assert_eq!(
+            writes,
+            [
+                Write::Patch { resource_type: "HostSystem".into(), id: "h".into(), properties: changed },
+                Write::Create { resource_type: "VirtualMachine".into(), id: "v2".into(), properties: seen[2].properties.clone() },
+                Write::Delete { resource_type: "VirtualMachine".into(), id: "v3".into() },
+            ]
+        );
+    }
+}
