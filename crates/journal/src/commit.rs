@@ -75,3 +75,16 @@ pub struct StateEntry {
     /// The commit that last changed it.
     pub modified: Position,
 }
+
+/// Makes a document what it is after an update: the one way in which an update's leaves are applied, whoever does it.
+///
+/// Properties that stay keep their place; new ones go to the end.
+pub fn redo(document: &mut Document, changes: &[LeafChange]) {
+    // What goes, goes first: a leaf may come where a structure was.
+    for change in changes.iter().filter(|change| change.new.is_none()) {
+        document.set(change.path.as_str(), None);
+    }
+    for change in changes.iter().filter(|change| change.new.is_some()) {
+        document.set(change.path.as_str(), change.new.clone());
+    }
+}

@@ -7,6 +7,18 @@ use lockstep_model::{Position, ResourceId};
 
 use crate::{Batch, Commit, Expect, StateEntry};
 
+/// What opening an engine hands out: the state at some position, then every commit after it, up to the head.
+///
+/// First come the entries, each resource once, in no order; then the commits in order. Who has taken them all knows the
+/// state at [`Engine::head`], and goes on with [`Engine::follow`] from there.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Replayed {
+    /// A resource of the state.
+    Entry(StateEntry),
+    /// A commit after the state.
+    Commit(Arc<Commit>),
+}
+
 /// How much of the log is kept beyond what the state needs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Retention {
@@ -16,6 +28,13 @@ pub struct Retention {
     pub bytes_max: u64,
     /// The log may hold about this many changes; the oldest commits go first.
     pub changes_max: u64,
+}
+
+impl Default for Retention {
+    /// A week, 4 GiB, twenty million changes.
+    fn default() -> Self {
+        Self { age: Duration::from_secs(7 * 24 * 3600), bytes_max: 4 << 30, changes_max: 20_000_000 }
+    }
 }
 
 /// Which log this is.
@@ -125,7 +144,8 @@ pub enum JournalError {
     },
 }
 
-/// Called once with the outcome of a batch, from a thread of the engine; must not block.
+/// Called once with the outcome of a batch, from a thread of the engine or from within [`Engine::submit`]. Must not block and
+/// must not submit: other batches wait meanwhile.
 pub type Done = Box<dyn FnOnce(Result<Position, CommitError>) + Send>;
 
 /// A store of one ordered log.
@@ -136,20 +156,22 @@ pub type Done = Box<dyn FnOnce(Result<Position, CommitError>) + Send>;
 /// - A batch that was acknowledged is durable, and is seen by every read and follower, in order, exactly once.
 /// - A follower sees a commit only once it is durable.
 pub trait Engine: Send + Sync {
-    /// Commits the batch; `done` hears of it when it is durable, or at once when it is refused.
+    /// Commits the batch; `done` hears of it when it is durable, or when it is refused. Blocks while too much waits to be
+    /// written: that is the engine's back-pressure.
     fn submit(&self, batch: Batch, done: Done);
 
     /// Which log this is.
     fn origin(&self) -> Origin;
 
-    /// The position of the last durable commit; [`Position::ZERO`] when there is none.
+    /// The position of the last durable commit, or the position up to which a damaged log had to give up;
+    /// [`Position::ZERO`] when there is none.
     fn head(&self) -> Position;
 
     /// The least position after which [`Engine::read`] still works.
     fn oldest(&self) -> Position;
 
-    /// The commits after `after`, in order, all of them complete: as many as make at least one and about `bytes_max` bytes of
-    /// encoded size; none when `after` is the head.
+    /// The commits after `after`, in order, all of them complete: at least one and at most about `bytes_max` bytes of encoded
+    /// size. Fewer than would fit do not mean that the head was reached; none do.
     ///
     /// # Errors
     /// [`ReadError::Expired`] and [`ReadError::Future`].
@@ -161,18 +183,12 @@ pub trait Engine: Send + Sync {
     /// As [`Engine::read`].
     fn follow(&self, after: Position) -> Result<Box<dyn Follower>, ReadError>;
 
-    /// Lets commits up to `through` be forgotten, beyond what retention does. The state stays whole.
+    /// Forgets the commits up to `through`, beyond what retention does; [`Engine::oldest`] is at least `through` then. The
+    /// state stays whole. Returns when it is done, which may take as long as writing the state does.
     ///
     /// # Errors
     /// [`ReadError::Future`] beyond the head, [`ReadError::Broken`] when the store fails.
     fn compact(&self, through: Position) -> Result<(), ReadError>;
-
-    /// The state at some position, resource by resource, each once, in no order: what a view is built from at start. Calls
-    /// `each` for every resource and returns the position; [`Engine::follow`] from there completes the state.
-    ///
-    /// # Errors
-    /// [`ReadError::Broken`] when the store fails.
-    fn state(&self, each: &mut dyn FnMut(StateEntry)) -> Result<Position, ReadError>;
 
     /// Bytes on disk: of the log and of the state.
     fn disk_bytes(&self) -> (u64, u64);
