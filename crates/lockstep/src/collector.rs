@@ -69,7 +69,8 @@ async fn apply(site: &Site, write: Write) -> Result<(), WriteError> {
             site.create_resource(author, ResourceId::new(&*resource_type, id), &json).await?;
         }
         Write::Patch { resource_type, id, properties } => {
-            let values: Vec<(String, String)> = properties.into_iter().map(|(path, value)| (path, value.to_string())).collect();
+            let values: Vec<(String, String)> =
+                properties.into_iter().map(|(path, value)| (path, value.to_string())).collect();
             site.patch_resource(author, ResourceId::new(&*resource_type, id), &values, None).await?;
         }
         Write::Delete { resource_type, id } => {

@@ -14,7 +14,13 @@ use clap::{CommandFactory, Parser, Subcommand};
 
 /// Keeps inventories, caches, sites and VM disks in step, and speaks the interfaces that VMware's clients speak.
 #[derive(Parser)]
-#[command(name = "lockstep", version, propagate_version = true, subcommand_required = true, arg_required_else_help = true)]
+#[command(
+    name = "lockstep",
+    version,
+    propagate_version = true,
+    subcommand_required = true,
+    arg_required_else_help = true
+)]
 struct Cli {
     #[command(flatten)]
     globals: lockstep_cli::Globals,

@@ -45,6 +45,8 @@ pub fn generated(data_dir: &Path) -> Result<(String, bool)> {
         .mode(0o600)
         .open(&path)
         .with_context(|| format!("cannot write {}", path.display()))?;
-    writeln!(file, "{password}").and_then(|()| file.sync_all()).with_context(|| format!("cannot write {}", path.display()))?;
+    writeln!(file, "{password}")
+        .and_then(|()| file.sync_all())
+        .with_context(|| format!("cannot write {}", path.display()))?;
     Ok((password, true))
 }

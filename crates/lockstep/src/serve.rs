@@ -171,7 +171,8 @@ impl Server {
         fs::create_dir_all(&args.data_dir).with_context(|| format!("cannot make {}", args.data_dir.display()))?;
         fs::set_permissions(&args.data_dir, fs::Permissions::from_mode(0o700))
             .with_context(|| format!("cannot protect {}", args.data_dir.display()))?;
-        let listener = TcpListener::bind(args.listen).await.with_context(|| format!("cannot listen on {}", args.listen))?;
+        let listener =
+            TcpListener::bind(args.listen).await.with_context(|| format!("cannot listen on {}", args.listen))?;
         let address = listener.local_addr().context("no local address")?;
 
         let config = site_config(args);
@@ -257,6 +258,7 @@ async fn make_administrator(args: &ServeArgs, site: &Arc<Site>) -> Result<Option
         None if site.has_accounts() => return Ok(None),
         None => (password::generated(&args.data_dir)?.0, true),
     };
-    let is_made = site.ensure_administrator(password::ADMINISTRATOR, &password).await.context("cannot make the first account")?;
+    let is_made =
+        site.ensure_administrator(password::ADMINISTRATOR, &password).await.context("cannot make the first account")?;
     Ok((is_made && is_generated).then_some(password))
 }

@@ -38,7 +38,14 @@ mod tests {
         let at = |s| Instant::parse(s);
         assert_eq!(at("2024-05-01T10:00:00Z"), at("2024-05-01T12:00:00+02:00"));
         assert!(at("2024-05-01T10:00:00.001Z") > at("2024-05-01T10:00:00Z"));
-        for bad in ["2024-05-01 10:00:00Z", "2024-05-01T10:00:00", "2024-05-01", "", "2024-13-01T10:00:00Z", "yesterday at noon or so"] {
+        for bad in [
+            "2024-05-01 10:00:00Z",
+            "2024-05-01T10:00:00",
+            "2024-05-01",
+            "",
+            "2024-13-01T10:00:00Z",
+            "yesterday at noon or so",
+        ] {
             assert_eq!(at(bad), None, "{bad}");
         }
         assert_eq!(at("2024-05-01T10:00:00Z").and_then(Instant::to_text).as_deref(), Some("2024-05-01T10:00:00Z"));

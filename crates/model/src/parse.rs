@@ -8,7 +8,10 @@ use std::fmt;
 
 use serde::de::{DeserializeSeed, Deserializer, Error, IgnoredAny, MapAccess, SeqAccess, Visitor};
 
-use crate::{Document, ID_BYTES_MAX, Instant, Kind, LIST_ITEMS_MAX, Name, Property, ResourceId, ResourceType, STRING_BYTES_MAX, Value};
+use crate::{
+    Document, ID_BYTES_MAX, Instant, Kind, LIST_ITEMS_MAX, Name, Property, ResourceId, ResourceType, STRING_BYTES_MAX,
+    Value,
+};
 
 /// The visits that find something else where an object or a list was declared.
 macro_rules! misfits {
@@ -117,7 +120,11 @@ impl Failure {
         let reason = self.reason.into_inner().unwrap_or_else(|| {
             let text = error.to_string();
             // serde_json's words for 1e999; a number like any other to the caller.
-            if text.starts_with("number out of range") { MisfitReason::OutOfRange("a double") } else { MisfitReason::Syntax(text) }
+            if text.starts_with("number out of range") {
+                MisfitReason::OutOfRange("a double")
+            } else {
+                MisfitReason::Syntax(text)
+            }
         });
         Misfit { path, reason }
     }
@@ -127,7 +134,9 @@ impl Failure {
 pub(crate) fn document(properties: &[Property], json: &str) -> Result<Document, Misfit> {
     let failure = Failure::default();
     let mut reader = serde_json::Deserializer::from_str(json);
-    let read = Fields { properties, failure: &failure }.deserialize(&mut reader).and_then(|fields| reader.end().map(|()| fields));
+    let read = Fields { properties, failure: &failure }
+        .deserialize(&mut reader)
+        .and_then(|fields| reader.end().map(|()| fields));
     read.map(Document::new).map_err(|e| failure.into_misfit(e))
 }
 
@@ -135,7 +144,9 @@ pub(crate) fn document(properties: &[Property], json: &str) -> Result<Document, 
 pub(crate) fn value(property: &Property, json: &str) -> Result<Option<Value>, Misfit> {
     let failure = Failure::default();
     let mut reader = serde_json::Deserializer::from_str(json);
-    let read = Optional { property, failure: &failure }.deserialize(&mut reader).and_then(|value| reader.end().map(|()| value));
+    let read = Optional { property, failure: &failure }
+        .deserialize(&mut reader)
+        .and_then(|value| reader.end().map(|()| value));
     read.map_err(|e| failure.into_misfit(e))
 }
 
@@ -369,7 +380,9 @@ impl<'de> Visitor<'de> for One<'_> {
         match self.kind {
             Kind::Double if v.is_finite() => Ok(Some(Value::Double(v))),
             Kind::Double => Err(self.failure.set(MisfitReason::OutOfRange("a double"))),
-            Kind::Long if v.fract() == 0.0 && v.abs() >= 9e18 => Err(self.failure.set(MisfitReason::OutOfRange("a long"))),
+            Kind::Long if v.fract() == 0.0 && v.abs() >= 9e18 => {
+                Err(self.failure.set(MisfitReason::OutOfRange("a long")))
+            }
             _ => Err(self.wrong("a number with a fraction")),
         }
     }
@@ -425,7 +438,9 @@ impl One<'_> {
                 _ => return Err(self.wrong("an object with other members")),
             };
             match map.next_value::<serde_json::Value>()? {
-                serde_json::Value::String(text) if !text.is_empty() && text.len() <= ID_BYTES_MAX => *slot = Some(text.into()),
+                serde_json::Value::String(text) if !text.is_empty() && text.len() <= ID_BYTES_MAX => {
+                    *slot = Some(text.into())
+                }
                 _ => return Err(self.wrong(format!("one whose {key} is no string of 1 to {ID_BYTES_MAX} bytes"))),
             }
         }

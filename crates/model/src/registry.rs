@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crate::{
-    Document, Kind, LeafPath, Misfit, MisfitReason, ModelError, Name, Property, PropertyPath, RelationPath, ResourceModel, ResourceType, Value,
-    builtin, parse,
+    Document, Kind, LeafPath, Misfit, MisfitReason, ModelError, Name, Property, PropertyPath, RelationPath,
+    ResourceModel, ResourceType, Value, builtin, parse,
 };
 
 /// Why a model cannot be registered or removed beside those that are.
@@ -240,7 +240,10 @@ impl Registry {
         for other in others {
             for property in &model.properties {
                 if other.properties.iter().any(|p| p.name == property.name && p != property) {
-                    return Err(RegistryError::Conflict { property: property.name.to_string(), model: other.name.to_string() });
+                    return Err(RegistryError::Conflict {
+                        property: property.name.to_string(),
+                        model: other.name.to_string(),
+                    });
                 }
             }
         }
@@ -363,9 +366,12 @@ fn similar<'a>(name: &str, candidates: impl Iterator<Item = &'a str>) -> Option<
 fn extends(new: &[Property], old: &[Property], at: &str) -> Result<(), RegistryError> {
     for before in old {
         let path = if at.is_empty() { before.name.to_string() } else { format!("{at}/{}", before.name) };
-        let after = new.iter().find(|p| p.name == before.name).ok_or_else(|| RegistryError::Incompatible(path.clone()))?;
+        let after =
+            new.iter().find(|p| p.name == before.name).ok_or_else(|| RegistryError::Incompatible(path.clone()))?;
         match (&before.kind, &after.kind) {
-            (Kind::Struct { fields: old }, Kind::Struct { fields: new }) if before.list == after.list && before.secret == after.secret => {
+            (Kind::Struct { fields: old }, Kind::Struct { fields: new })
+                if before.list == after.list && before.secret == after.secret =>
+            {
                 extends(new, old, &path)?;
             }
             _ if before == after => {}

@@ -41,8 +41,8 @@ structure! {
         sequence: String,
         /// What happened since the token of this call; unset when nothing did.
         changes: Option<Vec<Event>>,
-        /// Whether this answer was made by comparing, because the token had aged out of the log: one event for each resource
-        /// that may have changed, CREATE for those that may be new. Resources that are missing from `present` are gone.
+        /// Whether the token had aged out of the log, so that this answer holds one event for each resource that may have changed:
+        /// what the client has is to be read again, and a LEAVE or DELETE of what it does not have is to be passed over.
         caught_up: Option<bool>,
     }
 }

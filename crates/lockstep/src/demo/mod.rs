@@ -13,7 +13,7 @@ use lockstep_site::caller::Caller;
 use lockstep_site::import::{ImportOptions, Importer};
 
 use crate::password;
-use crate::serve::{Server, ServeArgs, runtime, start_logging, stop_signal};
+use crate::serve::{ServeArgs, Server, runtime, start_logging, stop_signal};
 
 /// What the demo is told.
 #[derive(Args, Debug)]
@@ -45,7 +45,8 @@ pub struct DemoArgs {
 /// What keeps the server from starting.
 pub fn run(args: &DemoArgs) -> Result<()> {
     start_logging(false, "warn");
-    let scratch = tempfile::Builder::new().prefix("lockstep-demo-").tempdir().context("cannot make a directory for the demo")?;
+    let scratch =
+        tempfile::Builder::new().prefix("lockstep-demo-").tempdir().context("cannot make a directory for the demo")?;
     let data_dir = args.data_dir.clone().unwrap_or_else(|| scratch.path().to_owned());
     runtime()?.block_on(serve(args, data_dir))
 }
@@ -79,13 +80,21 @@ fn introduce(server: &Server, data_dir: &std::path::Path, password: &str, plain_
     let ca = data_dir.join("tls-cert.pem");
     println!("\nServing on {}\n  user      {}\n  password  {password}\n", server.url, password::ADMINISTRATOR);
     println!("In another terminal:\n");
-    println!("  export LOCKSTEP_URL={} LOCKSTEP_USERNAME={} LOCKSTEP_PASSWORD={password}", server.url, password::ADMINISTRATOR);
+    println!(
+        "  export LOCKSTEP_URL={} LOCKSTEP_USERNAME={} LOCKSTEP_PASSWORD={password}",
+        server.url,
+        password::ADMINISTRATOR
+    );
     if !plain_http {
         println!("  export LOCKSTEP_CA_CERT={}", ca.display());
     }
     println!();
-    println!("  {program} query 'VirtualMachine where power_state = \"POWERED_ON\" and host->HostSystem/cluster->ClusterComputeResource/name = \"demo-cl01\" select name, cpu_count, memory_size_MiB, host->HostSystem/name order by memory_size_MiB desc limit 10 count'");
+    println!(
+        "  {program} query 'VirtualMachine where power_state = \"POWERED_ON\" and host->HostSystem/cluster->ClusterComputeResource/name = \"demo-cl01\" select name, cpu_count, memory_size_MiB, host->HostSystem/name order by memory_size_MiB desc limit 10 count'"
+    );
     println!("  {program} watch --type VirtualMachine");
-    println!("  {program} query 'HostSystem where kernel/name = \"Linux\" select name, hardware/cpu_model, hardware/cpu_threads, hardware/memory_size_MiB'");
+    println!(
+        "  {program} query 'HostSystem where kernel/name = \"Linux\" select name, hardware/cpu_model, hardware/cpu_threads, hardware/memory_size_MiB'"
+    );
     println!("\nStop with Ctrl-C.");
 }

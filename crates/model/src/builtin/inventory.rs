@@ -176,7 +176,14 @@ fn virtual_machine() -> Vec<Property> {
         .list(),
         structure(
             "qemu",
-            vec![long("pid"), string("machine"), string("accelerator"), string("qmp_socket"), string("version"), string("status")],
+            vec![
+                long("pid"),
+                string("machine"),
+                string("accelerator"),
+                string("qmp_socket"),
+                string("version"),
+                string("status"),
+            ],
         ),
         structure("custom", vec![string("owner"), string("cost_center")]),
         string("annotation"),

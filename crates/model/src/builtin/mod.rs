@@ -9,7 +9,8 @@ use crate::{Kind, Property, ResourceModel};
 
 pub use own::{ACCOUNT, RESOURCE_MODEL};
 
-static MODELS: LazyLock<Vec<ResourceModel>> = LazyLock::new(|| inventory::models().into_iter().chain(own::models()).collect());
+static MODELS: LazyLock<Vec<ResourceModel>> =
+    LazyLock::new(|| inventory::models().into_iter().chain(own::models()).collect());
 
 /// All built-in models.
 pub fn models() -> Vec<ResourceModel> {

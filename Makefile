@@ -1,0 +1,28 @@
+# Two commands matter: `make demo` runs Lockstep with something to look at, `make test` passes every test there is.
+
+CARGO ?= cargo
+
+.PHONY: demo build test tools lint unit clean-tools bench
+
+demo: build ## A server with a generated inventory that keeps changing.
+	target/release/lockstep demo
+
+build:
+	$(CARGO) build --release
+
+test: tools lint unit ## All that CI runs.
+
+tools: ## What the tests need besides Rust, into .tools and through the system's packages.
+	scripts/test-tools.sh
+
+lint:
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --workspace --all-targets -- -D warnings
+
+unit:
+	$(CARGO) build
+	$(CARGO) test --workspace
+
+bench: ## The comparison of docs/benchmarks.md; takes a while.
+	$(CARGO) build --release -p lockstep -p lockstep-bench
+	target/release/lockstep-bench --help

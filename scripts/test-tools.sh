@@ -1,0 +1,43 @@
+#!/usr/bin/env bash
+# Installs what the tests use besides Rust. Each part is skipped with a reason where it cannot be had: the tests that need it then
+# say so and are skipped too. Nothing is started, and nothing outside .tools and the system's package manager is touched.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+mkdir -p .tools
+
+# The unmodified Python SDK of VMware, from PyPI.
+if [ ! -e .tools/sdk/ready ]; then
+  if command -v python3 >/dev/null && python3 -m venv .tools/sdk && .tools/sdk/bin/pip install -q vmware-vcenter==8.0.3.0; then
+    touch .tools/sdk/ready
+  else
+    echo "test-tools: no Python SDK: the tests that use it will be skipped" >&2
+  fi
+fi
+
+# QEMU, for the virtual machines that the host collector is tested with. It must come from the same release as a qemu-utils that
+# is installed already, or apt would remove that.
+if ! command -v qemu-system-x86_64 >/dev/null; then
+  if [ "$(id -u)" != 0 ] || ! command -v apt-get >/dev/null; then
+    echo "test-tools: no QEMU, and no right to install it: its tests will be skipped" >&2
+  else
+    export DEBIAN_FRONTEND=noninteractive
+    apt="apt-get -o DPkg::Lock::Timeout=300"
+    $apt update -qq || true
+    release=""
+    case "$(dpkg-query -W -f '${Version}' qemu-utils 2>/dev/null || true)" in *bpo12*) release=bookworm-backports ;; esac
+    if [ -n "$release" ]; then
+      lists=$(mktemp -d)
+      trap 'rm -rf "$lists"' EXIT
+      chmod 755 "$lists"
+      mkdir -p "$lists/parts" "$lists/lists/partial"
+      cp /etc/apt/sources.list.d/* "$lists/parts/" 2>/dev/null || true
+      key=$(dpkg -L debian-archive-keyring | grep -m1 'keyrings/debian-archive-keyring\.')
+      uri=$(apt-get indextargets --format '$(REPO_URI) $(RELEASE)' 'Identifier: Packages' | awk '$2=="bookworm"{print $1; exit}')
+      echo "deb [signed-by=$key] $uri $release main" >"$lists/parts/backports.list"
+      apt="$apt -o Dir::Etc::sourcelist=/dev/null -o Dir::Etc::sourceparts=$lists/parts -o Dir::State::lists=$lists/lists"
+      $apt update -qq || true
+    fi
+    $apt install -y -qq --no-install-recommends ${release:+-t "$release"} qemu-system-x86 >/dev/null ||
+      echo "test-tools: QEMU cannot be installed: its tests will be skipped" >&2
+  fi
+fi
