@@ -1,25 +1,29 @@
--- The relational schema: a table per type, a join table per to-many relation. Filled from `resources`, the table of the JSONB schema.
+-- The relational schema: a table per type, a join table per to-many relation, an index for each property that is filtered or sorted
+-- on, and for each pair of a filter and an order that belong together. Filled from the JSONB schema's table.
 -- Text is in the C collation, so it sorts by code point, as the API's results do.
+
+CREATE SCHEMA relational;
+SET search_path = relational, public;
 
 CREATE TABLE tag_category AS SELECT id, props->>'name' AS name, props->>'description' AS description,
   props->>'cardinality' AS cardinality
-  FROM resources WHERE type = 'TagCategory';
+  FROM jsonb.resources WHERE type = 'TagCategory';
 
 CREATE TABLE tag AS SELECT id, props->>'name' AS name, props->>'description' AS description,
   props #>> '{category,id}' AS category_id
-  FROM resources WHERE type = 'Tag';
+  FROM jsonb.resources WHERE type = 'Tag';
 
 CREATE TABLE datacenter AS SELECT id, props->>'name' AS name, props->>'site' AS site,
   (props->>'created')::timestamptz AS created
-  FROM resources WHERE type = 'Datacenter';
+  FROM jsonb.resources WHERE type = 'Datacenter';
 
 CREATE TABLE folder AS SELECT id, props->>'name' AS name, props->>'kind' AS kind,
   props #>> '{datacenter,id}' AS datacenter_id, props #>> '{parent,id}' AS parent_id
-  FROM resources WHERE type = 'Folder';
+  FROM jsonb.resources WHERE type = 'Folder';
 
 CREATE TABLE network AS SELECT id, props->>'name' AS name, props->>'kind' AS kind,
   (props->>'vlan_id')::bigint AS vlan_id, props #>> '{datacenter,id}' AS datacenter_id
-  FROM resources WHERE type = 'Network';
+  FROM jsonb.resources WHERE type = 'Network';
 
 CREATE TABLE cluster AS SELECT id, props->>'name' AS name, props #>> '{datacenter,id}' AS datacenter_id,
   (props->>'drs_enabled')::boolean AS drs_enabled, (props->>'ha_enabled')::boolean AS ha_enabled,
@@ -28,7 +32,7 @@ CREATE TABLE cluster AS SELECT id, props->>'name' AS name, props #>> '{datacente
   (props #>> '{config,drs,migration_threshold}')::bigint AS drs_migration_threshold,
   (props #>> '{config,ha,admission_control}')::boolean AS ha_admission_control,
   (props #>> '{config,ha,failover_level}')::bigint AS ha_failover_level
-  FROM resources WHERE type = 'ClusterComputeResource';
+  FROM jsonb.resources WHERE type = 'ClusterComputeResource';
 
 CREATE TABLE resource_pool AS SELECT id, props->>'name' AS name, props #>> '{cluster,id}' AS cluster_id,
   props #>> '{parent,id}' AS parent_id,
@@ -36,13 +40,13 @@ CREATE TABLE resource_pool AS SELECT id, props->>'name' AS name, props #>> '{clu
   props #>> '{cpu,shares}' AS cpu_shares,
   (props #>> '{memory,reservation_MiB}')::bigint AS memory_reservation_mib,
   (props #>> '{memory,limit_MiB}')::bigint AS memory_limit_mib, props #>> '{memory,shares}' AS memory_shares
-  FROM resources WHERE type = 'ResourcePool';
+  FROM jsonb.resources WHERE type = 'ResourcePool';
 
 CREATE TABLE datastore AS SELECT id, props->>'name' AS name, props->>'kind' AS kind,
   (props->>'capacity')::bigint AS capacity, (props->>'free_space')::bigint AS free_space,
   (props->>'accessible')::boolean AS accessible, (props->>'multiple_host_access')::boolean AS multiple_host_access,
   props #>> '{datacenter,id}' AS datacenter_id
-  FROM resources WHERE type = 'Datastore';
+  FROM jsonb.resources WHERE type = 'Datastore';
 
 CREATE TABLE host AS SELECT id, props->>'name' AS name, props #>> '{cluster,id}' AS cluster_id,
   props->>'connection_state' AS connection_state, props->>'power_state' AS power_state,
@@ -54,7 +58,7 @@ CREATE TABLE host AS SELECT id, props->>'name' AS name, props #>> '{cluster,id}'
   (props->>'boot_time')::timestamptz AS boot_time,
   (props #>> '{stats,cpu_usage_MHz}')::bigint AS stats_cpu_usage_mhz,
   (props #>> '{stats,memory_usage_MiB}')::bigint AS stats_memory_usage_mib
-  FROM resources WHERE type = 'HostSystem';
+  FROM jsonb.resources WHERE type = 'HostSystem';
 
 CREATE TABLE vm AS SELECT id, props->>'name' AS name, props->>'power_state' AS power_state,
   (props->>'cpu_count')::bigint AS cpu_count, (props->>'cores_per_socket')::bigint AS cores_per_socket,
@@ -75,17 +79,17 @@ CREATE TABLE vm AS SELECT id, props->>'name' AS name, props->>'power_state' AS p
   props->'nics' AS nics, props->'disks' AS disks,
   props #>> '{custom,owner}' AS custom_owner, props #>> '{custom,cost_center}' AS custom_cost_center,
   props->>'annotation' AS annotation
-  FROM resources WHERE type = 'VirtualMachine';
+  FROM jsonb.resources WHERE type = 'VirtualMachine';
 
 -- A list may name one resource twice: the join tables keep each element with its place.
 CREATE TABLE host_datastore AS SELECT r.id AS host_id, e.value->>'id' AS datastore_id, e.ordinality AS place
-  FROM resources r, jsonb_array_elements(r.props->'datastores') WITH ORDINALITY AS e WHERE r.type = 'HostSystem';
+  FROM jsonb.resources r, jsonb_array_elements(r.props->'datastores') WITH ORDINALITY AS e WHERE r.type = 'HostSystem';
 CREATE TABLE vm_datastore AS SELECT r.id AS vm_id, e.value->>'id' AS datastore_id, e.ordinality AS place
-  FROM resources r, jsonb_array_elements(r.props->'datastores') WITH ORDINALITY AS e WHERE r.type = 'VirtualMachine';
+  FROM jsonb.resources r, jsonb_array_elements(r.props->'datastores') WITH ORDINALITY AS e WHERE r.type = 'VirtualMachine';
 CREATE TABLE vm_network AS SELECT r.id AS vm_id, e.value->>'id' AS network_id, e.ordinality AS place
-  FROM resources r, jsonb_array_elements(r.props->'networks') WITH ORDINALITY AS e WHERE r.type = 'VirtualMachine';
+  FROM jsonb.resources r, jsonb_array_elements(r.props->'networks') WITH ORDINALITY AS e WHERE r.type = 'VirtualMachine';
 CREATE TABLE vm_tag AS SELECT r.id AS vm_id, e.value->>'id' AS tag_id, e.ordinality AS place
-  FROM resources r, jsonb_array_elements(r.props->'tags') WITH ORDINALITY AS e WHERE r.type = 'VirtualMachine';
+  FROM jsonb.resources r, jsonb_array_elements(r.props->'tags') WITH ORDINALITY AS e WHERE r.type = 'VirtualMachine';
 
 ALTER TABLE tag_category ADD PRIMARY KEY (id);
 ALTER TABLE tag ADD PRIMARY KEY (id);
@@ -115,15 +119,14 @@ CREATE INDEX ON vm_datastore (datastore_id, vm_id);
 CREATE INDEX ON vm_network (network_id, vm_id);
 CREATE INDEX ON vm_tag (tag_id, vm_id);
 CREATE INDEX ON vm (name, id);
-CREATE INDEX ON vm (lower(name) text_pattern_ops);
-CREATE INDEX ON vm (reverse(lower(name)) text_pattern_ops);
+CREATE INDEX ON vm (lower(name));
+CREATE INDEX ON vm (reverse(lower(name)));
 CREATE INDEX ON vm USING gin (lower(guest_hostname) gin_trgm_ops);
+CREATE INDEX ON vm (power_state);
 CREATE INDEX ON vm (power_state, name, id);
 CREATE INDEX ON vm (guest_os);
 CREATE INDEX ON vm (cpu_count, memory_size_mib);
 CREATE INDEX ON vm (memory_size_mib DESC, name, id);
 CREATE INDEX ON vm (stats_cpu_usage_mhz);
 CREATE INDEX ON vm (host_id);
-CREATE INDEX ON vm (folder_id, name);
-
-VACUUM (ANALYZE);
+CREATE INDEX ON vm (folder_id, name, id);
