@@ -1,0 +1,539 @@
+//! From matching rows to the page that was asked for, in order.
+//!
+//! Two ways lead there. *Selecting* takes the sort key of every match and finds the first few: right for few matches.
+//! *Walking* goes through a sorted index and stops when the page is full: right for many. A deep page is reached in the
+//! index by counts of matches per block, which are remembered from page to page. Rows in which the first criterion is unset
+//! are arranged by the other criteria behind those in which it is set; so are ties.
+
+use std::borrow::Cow;
+use std::cmp::Ordering;
+use std::sync::Arc;
+
+use crate::bits::Bits;
+use crate::column::{Column, Spot};
+use crate::eval::Tally;
+use crate::leaf::{Store, text_key};
+use crate::order::{Counted, Order, Place};
+use crate::query::SortKey;
+use crate::rows::Rows;
+use crate::space::Row;
+use crate::view::View;
+
+/// So many matches or fewer are always selected.
+const SELECT_FEW: usize = 256;
+
+/// Up to this many rows are skipped one by one; beyond, by counts of blocks.
+const SKIP_FEW: usize = 1000;
+
+/// A run of equal values longer than this is looked up in the index instead of being walked backwards.
+const RUN_LONG: usize = 256;
+
+/// Matches of one type.
+pub(crate) struct Part<'v> {
+    pub(crate) space: u32,
+    pub(crate) rows: Rows<'v>,
+}
+
+/// A criterion, bound to the columns of its type.
+pub(crate) struct Key<'v> {
+    /// The type of the resources that have it.
+    space: u32,
+    /// The identifiers that lead to the far end, each with the type it leads to; none when the value is the resource's own.
+    hops: Vec<(Column<'v>, u32)>,
+    /// The type of the far end, or the same as `space`.
+    far_space: u32,
+    column: Column<'v>,
+    descending: bool,
+    text: &'v str,
+}
+
+impl<'v> Key<'v> {
+    /// `None` when no resource has a value there.
+    pub(crate) fn bind(view: &'v View, key: &'v SortKey) -> Option<Self> {
+        let mut ends = Vec::with_capacity(key.path.hops.len());
+        for hop in &key.path.hops {
+            let space = view.spaces.find_type(hop.resource_type.as_str())?;
+            ends.push((Spot::find(view.fields(space), &hop.names)?.column()?, space));
+        }
+        let space = ends.first()?.1;
+        let spaces: Vec<u32> = ends.iter().map(|end| end.1).collect();
+        let (column, far_space) = ends.pop()?;
+        let hops = ends.into_iter().zip(spaces.into_iter().skip(1)).map(|((column, _), to)| (column, to)).collect();
+        Some(Self { space, hops, far_space, column, descending: key.descending, text: &key.path.text })
+    }
+
+    /// The row at the far end, if its value is set.
+    #[inline]
+    fn far(&self, view: &View, row: u32) -> Option<u32> {
+        let mut row = row;
+        for (hop, to) in &self.hops {
+            let Store::Id(ids) = &hop.leaf.store else { return None };
+            let target = ids.get(row).filter(|target| target.space == *to && view.spaces.is_live(*target))?;
+            row = target.row;
+        }
+        self.column.leaf.is_set(row).then_some(row)
+    }
+
+    /// A number that orders the rows as the criterion does, as far as it goes; unset ones last.
+    #[inline]
+    fn number(&self, view: &View, at: Row) -> u128 {
+        let far = if at.space == self.space { self.far(view, at.row) } else { None };
+        far.map_or(u128::MAX, |far| {
+            let key = self.column.leaf.key(far, &view.spaces);
+            // No key is the greatest number, see `Leaf::key`.
+            if self.descending { u128::MAX - 1 - key } else { key }
+        })
+    }
+
+    fn compare(&self, view: &View, a: Row, b: Row) -> Ordering {
+        let far = |at: Row| if at.space == self.space { self.far(view, at.row) } else { None };
+        match (far(a), far(b)) {
+            (Some(a), Some(b)) => {
+                let order = self.column.leaf.compare(a, b, &view.spaces);
+                if self.descending { order.reverse() } else { order }
+            }
+            (a, b) => b.is_some().cmp(&a.is_some()),
+        }
+    }
+}
+
+/// The part of an order that is still wanted.
+pub(crate) struct Page {
+    skip: usize,
+    take: usize,
+    pub(crate) rows: Vec<Row>,
+}
+
+impl Page {
+    pub(crate) fn new(skip: usize, take: usize) -> Self {
+        Self { skip, take, rows: Vec::with_capacity(take.min(1024)) }
+    }
+
+    #[inline]
+    fn push(&mut self, row: Row) {
+        if self.skip > 0 {
+            self.skip -= 1;
+        } else if self.take > 0 {
+            self.take -= 1;
+            self.rows.push(row);
+        }
+    }
+
+    fn is_full(&self) -> bool {
+        self.take == 0
+    }
+}
+
+pub(crate) struct Arranger<'v, 't> {
+    pub(crate) view: &'v View,
+    pub(crate) tally: &'t Tally<'v>,
+    /// Says which filter the matches come from, for remembering counts.
+    pub(crate) filter_key: u64,
+}
+
+/// Matches on their way through an index.
+struct Walk<'a> {
+    space: u32,
+    /// `None`: every row of the index.
+    set: Option<Cow<'a, Bits>>,
+    order: &'a Order,
+}
+
+impl Walk<'_> {
+    #[inline]
+    fn is_match(&self, row: u32) -> bool {
+        self.set.as_ref().is_none_or(|set| set.contains(row))
+    }
+}
+
+/// How many of the rows of an index are in a set, or that all are.
+enum Counts {
+    Every,
+    Some(Arc<Counted>),
+}
+
+impl Counts {
+    fn total(&self, order: &Order) -> usize {
+        match self {
+            Self::Every => order.len(),
+            Self::Some(counted) => order.matches(counted),
+        }
+    }
+
+    fn before(&self, order: &Order, place: Place) -> usize {
+        match self {
+            Self::Every => order.rank(place),
+            Self::Some(counted) => order.matches_before(counted, place),
+        }
+    }
+
+    fn select(&self, order: &Order, rank: usize) -> Place {
+        match self {
+            Self::Every => order.select(rank),
+            Self::Some(counted) => order.select_match(counted, rank),
+        }
+    }
+}
+
+impl<'v> Arranger<'v, '_> {
+    /// Puts the wanted rows of `parts`, which are in the order of their types, on the page.
+    pub(crate) fn arrange(&self, mut parts: Vec<Part<'v>>, keys: &[Key<'v>], page: &mut Page) {
+        if page.is_full() {
+            return;
+        }
+        let Some((key, rest)) = keys.split_first() else {
+            for part in parts {
+                self.by_id(part, page);
+            }
+            return;
+        };
+        let Some(at) = parts.iter().position(|part| part.space == key.space) else {
+            return self.arrange(parts, rest, page);
+        };
+        let count: usize = parts.iter().map(|part| part.rows.count(self.view.spaces.get(part.space))).sum();
+        if count <= page.skip {
+            page.skip -= count;
+            return;
+        }
+        if self.should_select(key, &parts[at], count, page) {
+            return self.select(parts, keys, page);
+        }
+        if key.hops.is_empty() {
+            self.walk_own(&parts[at], key, rest, page);
+        } else {
+            self.walk_related(&parts[at], key, rest, page);
+        }
+        if page.is_full() {
+            return;
+        }
+        let space = self.view.spaces.get(key.space);
+        let mut unset = Vec::new();
+        self.tally.examine(parts[at].rows.count(space));
+        parts[at].rows.each(space, |row| {
+            if key.far(self.view, row).is_none() {
+                unset.push(row);
+            }
+        });
+        parts[at].rows = Rows::List(unset);
+        self.arrange(parts, rest, page);
+    }
+
+    /// Whether looking at every match is quicker than walking through an index until the page is full.
+    fn should_select(&self, key: &Key<'v>, part: &Part<'v>, count: usize, page: &Page) -> bool {
+        if count <= SELECT_FEW {
+            return true;
+        }
+        let all = self.view.spaces.get(part.space).live_count;
+        let select_ns = count * if key.column.leaf.is_key_exact() { 10 } else { 60 };
+        let (skip, per_row_ns) =
+            if key.hops.is_empty() { (if page.skip > SKIP_FEW { SKIP_FEW } else { page.skip }, 3) } else { (0, 6) };
+        let walked = (skip + page.take).saturating_mul(all) / count;
+        let build_ns = if key.column.leaf.order.get().is_some() {
+            0
+        } else {
+            self.view.spaces.get(key.far_space).live_count * 200
+        };
+        select_ns < walked.min(all) * per_row_ns + all / 100 + build_ns
+    }
+
+    /// Takes the key of every match.
+    fn select(&self, parts: Vec<Part<'v>>, keys: &[Key<'v>], page: &mut Page) {
+        let view = self.view;
+        let mut entries: Vec<(u128, Row)> = Vec::new();
+        for part in parts {
+            let ids = view.spaces.get(part.space);
+            let space = part.space;
+            entries.reserve(part.rows.count(ids));
+            part.rows.each(ids, |row| {
+                let at = Row { space, row };
+                entries.push((keys.first().map_or_else(|| text_key(ids.id(row)), |key| key.number(view, at)), at));
+            });
+        }
+        self.tally.examine(entries.len());
+        let is_exact = keys.first().is_some_and(|key| key.column.leaf.is_key_exact());
+        let ties = if is_exact { &keys[1..] } else { keys };
+        let compare = |a: &(u128, Row), b: &(u128, Row)| {
+            a.0.cmp(&b.0).then_with(|| {
+                let differ = ties.iter().map(|key| key.compare(view, a.1, b.1)).find(|order| order.is_ne());
+                differ.unwrap_or_else(|| view.compare_ids(a.1, b.1))
+            })
+        };
+        let end = page.skip.saturating_add(page.take);
+        if end < entries.len() {
+            entries.select_nth_unstable_by(end, compare);
+            entries.truncate(end);
+        }
+        if page.skip > 0 && page.skip < entries.len() {
+            entries.select_nth_unstable_by(page.skip, compare);
+            entries.drain(..page.skip);
+            page.skip = 0;
+        }
+        entries.sort_unstable_by(compare);
+        entries.into_iter().for_each(|(_, row)| page.push(row));
+    }
+
+    fn by_id(&self, part: Part<'v>, page: &mut Page) {
+        let ids = self.view.spaces.get(part.space);
+        let count = part.rows.count(ids);
+        if page.is_full() || count <= page.skip {
+            page.skip = page.skip.saturating_sub(count);
+            return;
+        }
+        let skip = page.skip.min(SKIP_FEW);
+        let walked = (skip + page.take).saturating_mul(ids.live_count) / count;
+        let build_ns = if self.view.id_built(part.space) { 0 } else { ids.live_count * 100 };
+        if count <= SELECT_FEW || count * 40 < walked.min(ids.live_count) * 3 + ids.live_count / 100 + build_ns {
+            return self.select(vec![part], &[], page);
+        }
+        let Some(order) = self.view.id_order(part.space) else { return };
+        self.tally.index("order", ids.name.as_str());
+        let walk = Walk { space: part.space, set: self.set(&part), order };
+        let place = |row: u32| ids.live.contains(row).then(|| order.place(|other| ids.id(other) < ids.id(row)));
+        self.walk_forward(&walk, &place, page);
+    }
+
+    fn set<'a>(&self, part: &'a Part<'v>) -> Option<Cow<'a, Bits>>
+    where
+        'v: 'a,
+    {
+        match &part.rows {
+            Rows::All => None,
+            rows => Some(rows.to_bits(self.view.spaces.get(part.space))),
+        }
+    }
+
+    fn counts(&self, walk: &Walk<'_>, place: &dyn Fn(u32) -> Option<Place>) -> Counts {
+        match &walk.set {
+            None => Counts::Every,
+            Some(set) => Counts::Some(walk.order.count(self.filter_key, set, place)),
+        }
+    }
+
+    /// Puts the matches on the page in the order of the index.
+    fn walk_forward(&self, walk: &Walk<'_>, place: &dyn Fn(u32) -> Option<Place>, page: &mut Page) {
+        let order = walk.order;
+        let mut from = Place { block: 0, at: 0 };
+        if page.skip > SKIP_FEW {
+            let counts = self.counts(walk, place);
+            let total = counts.total(order);
+            if total <= page.skip {
+                page.skip -= total;
+                return;
+            }
+            from = counts.select(order, page.skip);
+            page.skip = 0;
+        }
+        let mut walked = 0;
+        for row in order.rows(from, order.end()) {
+            walked += 1;
+            if walk.is_match(row) {
+                page.push(Row { space: walk.space, row });
+                if page.is_full() {
+                    break;
+                }
+            }
+        }
+        self.tally.examine(walked);
+    }
+
+    /// Arranges the matches in which a criterion on the resource itself is set.
+    fn walk_own(&self, part: &Part<'v>, key: &Key<'v>, rest: &[Key<'v>], page: &mut Page) {
+        let (leaf, spaces) = (key.column.leaf, &self.view.spaces);
+        let order = leaf.order(part.space, spaces);
+        self.tally.index("order", key.text);
+        let walk = Walk { space: part.space, set: self.set(part), order };
+        let less = |other: u32, row: u32| leaf.compare_rows(other, row, part.space, spaces).is_lt();
+        let place = |row: u32| {
+            let is_in = spaces.get(part.space).live.contains(row) && leaf.is_set(row);
+            is_in.then(|| order.place(|other| less(other, row)))
+        };
+        // Ties are in the order of ids in the index.
+        if rest.is_empty() && !key.descending {
+            return self.walk_forward(&walk, &place, page);
+        }
+        let first_of = |row: u32| order.place(|other| leaf.compare(other, row, spaces).is_lt());
+        let last_of = |row: u32| order.place(|other| leaf.compare(other, row, spaces).is_le());
+        let mut from = if key.descending { order.end() } else { Place { block: 0, at: 0 } };
+        let mut counts = None;
+        if page.skip > SKIP_FEW {
+            let counted = self.counts(&walk, &place);
+            let total = counted.total(order);
+            if total <= page.skip {
+                page.skip -= total;
+                return;
+            }
+            // The first wanted row is in a run of equal values; the page begins with that run, or inside it.
+            let rank = if key.descending { total - 1 - page.skip } else { page.skip };
+            let Some(row) = order.at(counted.select(order, rank)) else { return };
+            if key.descending {
+                from = last_of(row);
+                page.skip -= total - counted.before(order, from);
+            } else {
+                from = first_of(row);
+                page.skip -= counted.before(order, from);
+            }
+            counts = Some(counted);
+        }
+        let mut run: Vec<u32> = Vec::new();
+        let mut walked = 0;
+        'walk: loop {
+            let mut rows: Box<dyn Iterator<Item = u32>> =
+                if key.descending { Box::new(order.rows_back(from)) } else { Box::new(order.rows(from, order.end())) };
+            for row in &mut rows {
+                walked += 1;
+                if !walk.is_match(row) {
+                    continue;
+                }
+                if run.last().is_some_and(|&last| !leaf.is_same(last, row, spaces)) {
+                    self.finish_run(&mut run, part.space, rest, page);
+                    if page.is_full() {
+                        break 'walk;
+                    }
+                }
+                run.push(row);
+                if key.descending && rest.is_empty() && run.len() > RUN_LONG {
+                    // Its beginning comes first: walk there from where it begins, and go on before it.
+                    run.clear();
+                    let (first, last) = (first_of(row), last_of(row));
+                    let mut start = first;
+                    if let Some(counts) = counts.as_ref().filter(|_| page.skip > SKIP_FEW) {
+                        let before = counts.before(order, first);
+                        let skip = page.skip.min(counts.before(order, last) - before);
+                        page.skip -= skip;
+                        start = counts.select(order, before + skip);
+                    }
+                    for row in order.rows(start, last.max(start)) {
+                        walked += 1;
+                        if walk.is_match(row) {
+                            page.push(Row { space: part.space, row });
+                            if page.is_full() {
+                                break 'walk;
+                            }
+                        }
+                    }
+                    from = first;
+                    continue 'walk;
+                }
+            }
+            self.finish_run(&mut run, part.space, rest, page);
+            break;
+        }
+        self.tally.examine(walked);
+    }
+
+    /// Arranges matches that are equal so far.
+    fn finish_run(&self, run: &mut Vec<u32>, space: u32, rest: &[Key<'v>], page: &mut Page) {
+        if run.len() <= page.skip {
+            page.skip -= run.len();
+        } else if let [only] = run[..] {
+            page.push(Row { space, row: only });
+        } else {
+            self.arrange(vec![Part { space, rows: Rows::List(std::mem::take(run)) }], rest, page);
+        }
+        run.clear();
+    }
+
+    /// Arranges the matches in which a criterion on a related resource is set.
+    fn walk_related(&self, part: &Part<'v>, key: &Key<'v>, rest: &[Key<'v>], page: &mut Page) {
+        let view = self.view;
+        let leaf = key.column.leaf;
+        let order = leaf.order(key.far_space, &view.spaces);
+        self.tally.index("order", key.text);
+        let ids = view.spaces.get(part.space);
+        let count = part.rows.count(ids);
+        // Far rows in the order of the criterion, those with the same value together.
+        let end = order.end();
+        let far_rows: Box<dyn Iterator<Item = u32>> = if key.descending {
+            Box::new(order.rows_back(end))
+        } else {
+            Box::new(order.rows(Place { block: 0, at: 0 }, end))
+        };
+        if (page.skip + page.take).saturating_mul(ids.live_count) / count.max(1) > count + order.len() {
+            return self.bucket_related(part, key, rest, far_rows, page);
+        }
+        let set = part.rows.to_bits(ids);
+        let mut run: Vec<u32> = Vec::new();
+        let mut last = None;
+        for far in far_rows {
+            if last.is_some_and(|last| !leaf.is_same(last, far, &view.spaces)) {
+                self.finish_run(&mut run, part.space, rest, page);
+                if page.is_full() {
+                    return;
+                }
+            }
+            last = Some(far);
+            self.referrers(key, key.hops.len(), far, &mut |row| {
+                if set.contains(row) {
+                    run.push(row);
+                }
+            });
+        }
+        self.finish_run(&mut run, part.space, rest, page);
+    }
+
+    /// Calls back for the rows of the key's type from which the first `hops` hops lead to the row.
+    fn referrers(&self, key: &Key<'v>, hops: usize, row: u32, each: &mut dyn FnMut(u32)) {
+        let Some((column, to)) = hops.checked_sub(1).and_then(|hop| key.hops.get(hop)) else {
+            self.tally.examine(1);
+            return each(row);
+        };
+        let from = hops.checked_sub(2).and_then(|hop| key.hops.get(hop)).map_or(key.space, |hop| hop.1);
+        self.view.referrers(column, from, Row { space: *to, row }, &mut |row| self.referrers(key, hops - 1, row, each));
+    }
+
+    /// The same for deep pages: counts the matches of each far value first, and arranges only those that reach the page.
+    fn bucket_related(
+        &self,
+        part: &Part<'v>,
+        key: &Key<'v>,
+        rest: &[Key<'v>],
+        far_rows: Box<dyn Iterator<Item = u32> + '_>,
+        page: &mut Page,
+    ) {
+        let view = self.view;
+        let ids = view.spaces.get(part.space);
+        let mut buckets = vec![0u32; view.spaces.get(key.far_space).len() as usize];
+        let (mut bucket, mut last) = (0, None);
+        for far in far_rows {
+            if last.is_some_and(|last| !key.column.leaf.is_same(last, far, &view.spaces)) {
+                bucket += 1;
+            }
+            last = Some(far);
+            buckets[far as usize] = bucket;
+        }
+        let mut counts = vec![0usize; bucket as usize + 1];
+        self.tally.examine(part.rows.count(ids));
+        part.rows.each(ids, |row| {
+            if let Some(far) = key.far(view, row) {
+                counts[buckets[far as usize] as usize] += 1;
+            }
+        });
+        let mut first = 0;
+        while first < counts.len() && counts[first] <= page.skip {
+            page.skip -= counts[first];
+            first += 1;
+        }
+        let (mut end, mut reached) = (first, 0);
+        while end < counts.len() && reached < page.skip.saturating_add(page.take) {
+            reached += counts[end];
+            end += 1;
+        }
+        let mut found: Vec<(u32, u32)> = Vec::with_capacity(reached);
+        part.rows.each(ids, |row| {
+            if let Some(far) = key.far(view, row) {
+                let bucket = buckets[far as usize];
+                if (first..end).contains(&(bucket as usize)) {
+                    found.push((bucket, row));
+                }
+            }
+        });
+        found.sort_unstable();
+        let mut run = Vec::new();
+        for (i, (bucket, row)) in found.iter().enumerate() {
+            run.push(*row);
+            if found.get(i + 1).is_none_or(|next| next.0 != *bucket) {
+                self.finish_run(&mut run, part.space, rest, page);
+            }
+        }
+    }
+}

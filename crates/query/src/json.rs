@@ -1,0 +1,104 @@
+//! Plain JSON, written by hand: the answer of a query is most of what a request costs.
+
+use crate::value::ValueRef;
+
+/// Writes a value as plain JSON: a resource id is `{"type": …, "id": …}`.
+pub(crate) fn write_value(value: &ValueRef<'_>, out: &mut Vec<u8>) {
+    match value {
+        ValueRef::Boolean(v) => out.extend_from_slice(if *v { b"true" } else { b"false" }),
+        ValueRef::Long(v) => out.extend_from_slice(itoa::Buffer::new().format(*v).as_bytes()),
+        // Doubles that are stored are finite.
+        ValueRef::Double(v) => out.extend_from_slice(zmij::Buffer::new().format_finite(*v).as_bytes()),
+        ValueRef::Str(v) => write_str(v, out),
+        ValueRef::DateTime(v) => write_str(v.as_str(), out),
+        ValueRef::Id { resource_type, id } => {
+            out.extend_from_slice(b"{\"type\":");
+            write_str(resource_type, out);
+            out.extend_from_slice(b",\"id\":");
+            write_str(id, out);
+            out.push(b'}');
+        }
+        ValueRef::List(list) => {
+            out.push(b'[');
+            for (i, value) in list.iter().enumerate() {
+                if i > 0 {
+                    out.push(b',');
+                }
+                write_value(&value, out);
+            }
+            out.push(b']');
+        }
+        ValueRef::Struct(fields) => {
+            out.push(b'{');
+            for (i, (name, value)) in fields.iter().enumerate() {
+                if i > 0 {
+                    out.push(b',');
+                }
+                write_str(name, out);
+                out.push(b':');
+                write_value(&value, out);
+            }
+            out.push(b'}');
+        }
+    }
+}
+
+/// What stands before a value of an item: `,{"property":"…","value":`. The first one leaves the comma out.
+pub(crate) fn property_head(path: &str) -> Vec<u8> {
+    let mut out = b",{\"property\":".to_vec();
+    write_str(path, &mut out);
+    out.extend_from_slice(b",\"value\":");
+    out
+}
+
+/// Writes a JSON string.
+pub(crate) fn write_str(text: &str, out: &mut Vec<u8>) {
+    out.push(b'"');
+    let bytes = text.as_bytes();
+    let mut from = 0;
+    for (i, &byte) in bytes.iter().enumerate() {
+        if byte >= 0x20 && byte != b'"' && byte != b'\\' {
+            continue;
+        }
+        out.extend_from_slice(&bytes[from..i]);
+        from = i + 1;
+        match byte {
+            b'"' => out.extend_from_slice(b"\\\""),
+            b'\\' => out.extend_from_slice(b"\\\\"),
+            b'\n' => out.extend_from_slice(b"\\n"),
+            b'\r' => out.extend_from_slice(b"\\r"),
+            b'\t' => out.extend_from_slice(b"\\t"),
+            0x08 => out.extend_from_slice(b"\\b"),
+            0x0c => out.extend_from_slice(b"\\f"),
+            control => {
+                const HEX: &[u8; 16] = b"0123456789abcdef";
+                out.extend_from_slice(b"\\u00");
+                out.push(HEX[usize::from(control >> 4)]);
+                out.push(HEX[usize::from(control & 15)]);
+            }
+        }
+    }
+    out.extend_from_slice(&bytes[from..]);
+    out.push(b'"');
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn written(value: &ValueRef<'_>) -> String {
+        let mut out = Vec::new();
+        write_value(value, &mut out);
+        String::from_utf8(out).unwrap()
+    }
+
+    proptest! {
+        #[test]
+        fn values_are_written_as_serde_writes_them(text in "\\PC*|[\\x00-\\x7f]*", long in any::<i64>(), double in any::<f64>().prop_filter("finite", |f| f.is_finite())) {
+            prop_assert_eq!(written(&ValueRef::Str(&text)), serde_json::to_string(&text).unwrap());
+            prop_assert_eq!(written(&ValueRef::Long(long)), serde_json::to_string(&long).unwrap());
+            prop_assert_eq!(written(&ValueRef::Double(double)), serde_json::to_string(&double).unwrap());
+        }
+    }
+}
