@@ -1,0 +1,388 @@
+//! A client of one site.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{HeaderMap, StatusCode};
+use lockstep_contract::services::{NoInput, session};
+use lockstep_contract::{Data, Declared, Encoding, Operation, Place, Secret, Wire};
+use tokio::sync::Mutex;
+
+use crate::error::{self, ClientError};
+use crate::request::Request;
+use crate::tls::{Trust, Verifier};
+
+/// How long a connection may take to come about.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// After how long a peer that has vanished without a word is noticed. An answer may take any time: long polls wait.
+const VANISHED_AFTER: Duration = Duration::from_secs(30);
+
+/// The header that carries the session's token.
+const SESSION_HEADER: &str = "vmware-api-session-id";
+
+/// Who calls.
+#[derive(Debug, Clone)]
+pub enum Login {
+    /// Nobody: for what needs no login.
+    Anonymous,
+    /// An account: sessions are made when they are needed.
+    Password {
+        /// The user's name.
+        username: String,
+        /// The password.
+        password: Secret,
+    },
+    /// A session that exists.
+    Token(Secret),
+}
+
+/// Which site, as whom, and what it may show.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// The site, e.g. `https://127.0.0.1:8443`.
+    pub url: String,
+    /// Who calls.
+    pub login: Login,
+    /// Which certificate the site may show.
+    pub trust: Trust,
+}
+
+/// A client of one site. Clones share the connections and the session.
+#[derive(Debug, Clone)]
+pub struct Client {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    http: reqwest::Client,
+    /// Without a slash at the end.
+    url: String,
+    login: Login,
+    verifier: Arc<Verifier>,
+    /// The session that was made. Held while logging in, so that calls which miss it at the same time make one.
+    session: Mutex<Option<Secret>>,
+}
+
+/// A result with what the answer's headers say of it.
+#[derive(Debug, Clone)]
+pub struct Answer<T> {
+    /// The result.
+    pub output: T,
+    /// The moment it is from, as a token of the change feed: `Lockstep-Sequence`.
+    pub sequence: Option<String>,
+    /// The same as a position: `Lockstep-Position`.
+    pub position: Option<u64>,
+    /// What it cost: `Lockstep-Cost`.
+    pub cost: Option<String>,
+}
+
+impl Client {
+    /// A client; nothing is sent yet.
+    ///
+    /// # Errors
+    /// [`ClientError::Url`], [`ClientError::Roots`], [`ClientError::Setup`].
+    pub fn new(config: Config) -> Result<Self, ClientError> {
+        let url = site_url(&config.url)?;
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let verifier = Arc::new(Verifier::new(config.trust, provider.clone())?);
+        let mut tls = rustls::ClientConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .map_err(|e| ClientError::Roots(e.to_string()))?
+            .dangerous()
+            .with_custom_certificate_verifier(verifier.clone())
+            .with_no_client_auth();
+        tls.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+        let mut builder = reqwest::Client::builder()
+            .tls_backend_preconfigured(tls)
+            .user_agent(concat!("lockstep/", env!("CARGO_PKG_VERSION")))
+            .redirect(reqwest::redirect::Policy::none())
+            .connect_timeout(CONNECT_TIMEOUT)
+            .tcp_keepalive(VANISHED_AFTER / 3)
+            .tcp_keepalive_interval(VANISHED_AFTER / 6)
+            .tcp_nodelay(true);
+        if is_loopback(&url) {
+            // A proxy would look for the site on its own machine.
+            builder = builder.no_proxy();
+        }
+        #[cfg(target_os = "linux")]
+        {
+            builder = builder.tcp_user_timeout(VANISHED_AFTER);
+        }
+        let http = builder.build().map_err(ClientError::Setup)?;
+        let url = url.as_str().trim_end_matches('/').to_owned();
+        let inner = Inner { http, url, login: config.login, verifier, session: Mutex::default() };
+        Ok(Self { inner: Arc::new(inner) })
+    }
+
+    /// The site's URL, without a slash at the end.
+    pub fn url(&self) -> &str {
+        &self.inner.url
+    }
+
+    /// Calls an operation.
+    ///
+    /// # Errors
+    /// [`ClientError::Refusal`] is the operation's own; the rest did not get as far.
+    pub async fn call<O: Declared>(&self, operation: O, input: O::Input) -> Result<O::Output, ClientError> {
+        self.ask(operation, input).await.map(|answer| answer.output)
+    }
+
+    /// Calls an operation, and reads the headers of its answer too.
+    ///
+    /// # Errors
+    /// As [`Client::call`].
+    pub async fn ask<O: Declared>(&self, _: O, input: O::Input) -> Result<Answer<O::Output>, ClientError> {
+        let operation = const { &O::OPERATION };
+        let request = Request::new(operation, &input)?;
+        let response = Box::pin(self.send(|| {
+            let builder = self.inner.http.request(request.method.clone(), self.at(&request.path_and_query));
+            match &request.body {
+                None => builder,
+                Some(body) => builder.header(http::header::CONTENT_TYPE, "application/json").body(body.clone()),
+            }
+        }))
+        .await?;
+        let headers = response.headers().clone();
+        let body = response.bytes().await.map_err(|e| error::transport(self.url(), &e))?;
+        let output = self.decode(operation, &body)?;
+        Ok(Answer {
+            output,
+            sequence: text_header(&headers, "lockstep-sequence"),
+            position: text_header(&headers, "lockstep-position").and_then(|text| text.parse().ok()),
+            cost: text_header(&headers, "lockstep-cost"),
+        })
+    }
+
+    /// Logs in, unless that has been done, and answers the session's token. For [`Login::Token`] that is the token.
+    ///
+    /// # Errors
+    /// [`ClientError::LoginRefused`], [`ClientError::LoginMissing`], and what hinders a call.
+    pub async fn login(&self) -> Result<Secret, ClientError> {
+        self.token(None).await?.ok_or_else(|| ClientError::LoginMissing { url: self.url().to_owned() })
+    }
+
+    /// Ends the session that this client made. One that was given goes on.
+    ///
+    /// # Errors
+    /// What hinders a call; that the session is gone already is no error.
+    pub async fn close(&self) -> Result<(), ClientError> {
+        let Some(token) = self.inner.session.lock().await.take() else { return Ok(()) };
+        self.end_session(&token).await
+    }
+
+    /// Ends a session, whoever made it.
+    ///
+    /// # Errors
+    /// What hinders a call; that the session is gone already is no error.
+    pub async fn end_session(&self, token: &Secret) -> Result<(), ClientError> {
+        let request = Request::new(&session::Delete::OPERATION, &NoInput {})?;
+        let builder = self.inner.http.request(request.method, self.at(&request.path_and_query));
+        match self.outcome(builder.header(SESSION_HEADER, &token.0)).await {
+            Err(error) if error.kind() == Some(lockstep_contract::ErrorKind::Unauthenticated) => Ok(()),
+            outcome => outcome.map(|_| ()),
+        }
+    }
+
+    /// The whole URL of a path under the site.
+    pub(crate) fn at(&self, path_and_query: &str) -> String {
+        format!("{}{path_and_query}", self.url())
+    }
+
+    pub(crate) fn http(&self) -> &reqwest::Client {
+        &self.inner.http
+    }
+
+    /// Sends what `build` makes, with the session; once more with a new one when the site does not know it.
+    ///
+    /// # Errors
+    /// Also for an answer that is an error.
+    pub(crate) async fn send(
+        &self,
+        build: impl Fn() -> reqwest::RequestBuilder,
+    ) -> Result<reqwest::Response, ClientError> {
+        let token = self.token(None).await?;
+        match self.outcome(with_token(build(), token.as_ref())).await {
+            Err(ClientError::Refusal { status: 401, .. }) => {}
+            outcome => return outcome,
+        }
+        let token = self.token(token).await?;
+        match self.outcome(with_token(build(), token.as_ref())).await {
+            Err(ClientError::Refusal { status: 401, .. }) => {
+                Err(ClientError::SessionEnded { url: self.url().to_owned() })
+            }
+            outcome => outcome,
+        }
+    }
+
+    /// The session to call with: the one at hand, unless that is `refused`; then a new one.
+    pub(crate) async fn token(&self, refused: Option<Secret>) -> Result<Option<Secret>, ClientError> {
+        let url = || self.url().to_owned();
+        match (&self.inner.login, refused) {
+            (Login::Anonymous, None) => Ok(None),
+            (Login::Anonymous, Some(_)) => Err(ClientError::LoginMissing { url: url() }),
+            (Login::Token(token), None) => Ok(Some(token.clone())),
+            (Login::Token(_), Some(_)) => Err(ClientError::SessionEnded { url: url() }),
+            (Login::Password { username, password }, refused) => {
+                let mut session = self.inner.session.lock().await;
+                match &*session {
+                    // Somebody else may have replaced it while this call was under way.
+                    Some(token) if Some(token) != refused.as_ref() => Ok(Some(token.clone())),
+                    _ => {
+                        *session = None;
+                        let token = Box::pin(self.new_session(username, password)).await?;
+                        *session = Some(token.clone());
+                        Ok(Some(token))
+                    }
+                }
+            }
+        }
+    }
+
+    async fn new_session(&self, username: &str, password: &Secret) -> Result<Secret, ClientError> {
+        let request = Request::new(&session::Create::OPERATION, &NoInput {})?;
+        let builder = self.inner.http.request(request.method, self.at(&request.path_and_query));
+        match self.outcome(builder.basic_auth(username, Some(&password.0))).await {
+            Err(ClientError::Refusal { status: 401, .. }) => {
+                Err(ClientError::LoginRefused { url: self.url().to_owned(), username: username.to_owned() })
+            }
+            Err(error) => Err(error),
+            Ok(response) => {
+                let body = response.bytes().await.map_err(|e| error::transport(self.url(), &e))?;
+                self.decode(&session::Create::OPERATION, &body)
+            }
+        }
+    }
+
+    /// Sends a request, and sorts what comes of it: an answer, or why there is none.
+    pub(crate) async fn outcome(&self, builder: reqwest::RequestBuilder) -> Result<reqwest::Response, ClientError> {
+        let response = builder.send().await.map_err(|e| self.transport(&e))?;
+        let status = response.status();
+        if status.is_success() {
+            return Ok(response);
+        }
+        let body = response.bytes().await.map_err(|e| error::transport(self.url(), &e))?;
+        Err(self.refusal(status, &body))
+    }
+
+    /// Why a request found no answer.
+    pub(crate) fn transport(&self, error: &reqwest::Error) -> ClientError {
+        match self.inner.verifier.take_rejected() {
+            Some(rejected) => ClientError::Untrusted {
+                url: self.url().to_owned(),
+                reason: rejected.reason,
+                thumbprint: rejected.thumbprint,
+            },
+            None => error::transport(self.url(), error),
+        }
+    }
+
+    /// What an answer that is no success says.
+    pub(crate) fn refusal(&self, status: StatusCode, body: &Bytes) -> ClientError {
+        match error::read_error(body) {
+            Some(error) => ClientError::Refusal { status: status.as_u16(), error },
+            None => {
+                let excerpt = error::excerpt(body);
+                ClientError::Foreign { url: self.url().to_owned(), status: status.as_u16(), excerpt }
+            }
+        }
+    }
+
+    fn decode<T: Wire>(&self, operation: &Operation, body: &Bytes) -> Result<T, ClientError> {
+        let data = if body.is_empty() { Ok(Data::Null) } else { Data::from_json(body) };
+        let data = data.map_err(|_| ClientError::Foreign {
+            url: self.url().to_owned(),
+            status: 200,
+            excerpt: error::excerpt(body),
+        })?;
+        T::decode(data, &Place::root(Encoding::Plain))
+            .map_err(|fault| ClientError::Misfit { operation: operation.full_name(), fault })
+    }
+}
+
+pub(crate) fn with_token(builder: reqwest::RequestBuilder, token: Option<&Secret>) -> reqwest::RequestBuilder {
+    match token {
+        Some(token) => builder.header(SESSION_HEADER, &token.0),
+        None => builder,
+    }
+}
+
+pub(crate) fn text_header(headers: &HeaderMap, name: &str) -> Option<String> {
+    headers.get(name)?.to_str().ok().map(str::to_owned)
+}
+
+/// The URL of a site: a scheme, a host, perhaps a port, and nothing behind.
+fn site_url(text: &str) -> Result<reqwest::Url, ClientError> {
+    let wrong = || ClientError::Url { url: text.to_owned() };
+    let url = reqwest::Url::parse(text.trim()).map_err(|_| wrong())?;
+    let is_site = matches!(url.scheme(), "https" | "http")
+        && url.host().is_some()
+        && url.path() == "/"
+        && url.query().is_none()
+        && url.fragment().is_none()
+        && url.username().is_empty()
+        && url.password().is_none();
+    if is_site { Ok(url) } else { Err(wrong()) }
+}
+
+fn is_loopback(url: &reqwest::Url) -> bool {
+    let host = url.host_str().unwrap_or_default().trim_matches(['[', ']']);
+    host == "localhost" || host.parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_loopback())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_site_is_a_scheme_a_host_and_a_port() {
+        for (good, expected) in [
+            ("https://127.0.0.1:8443", "https://127.0.0.1:8443"),
+            ("https://site.test/", "https://site.test"),
+            ("http://[::1]:80", "http://[::1]"),
+            (" https://site.test:443\n", "https://site.test"),
+        ] {
+            let config = Config { url: good.to_owned(), login: Login::Anonymous, trust: Trust::Anything };
+            assert_eq!(Client::new(config).unwrap().url(), expected);
+        }
+        for bad in [
+            "",
+            "site.test",
+            "site.test:8443",
+            "ftp://site.test",
+            "https://",
+            "https://a/b",
+            "https://a?b",
+            "https://u:p@a",
+        ] {
+            assert!(matches!(site_url(bad), Err(ClientError::Url { .. })), "{bad}");
+        }
+    }
+
+    #[test]
+    fn loopback_is_told_apart() {
+        for (url, expected) in [
+            ("http://127.0.0.1:1", true),
+            ("http://127.9.9.9", true),
+            ("http://[::1]:1", true),
+            ("http://localhost", true),
+            ("http://10.0.0.1", false),
+            ("http://localhost.test", false),
+        ] {
+            assert_eq!(is_loopback(&site_url(url).unwrap()), expected, "{url}");
+        }
+    }
+
+    #[tokio::test]
+    async fn who_does_not_listen_refuses() {
+        // A port that was free a moment ago.
+        let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let url = format!("http://127.0.0.1:{port}");
+        let client = Client::new(Config { url, login: Login::Anonymous, trust: Trust::System }).unwrap();
+        let error = client.call(session::Get, NoInput {}).await.unwrap_err();
+        assert!(matches!(error, ClientError::Refused { .. }), "{error:?}");
+        assert!(error.is_transient() && error.is_unsent());
+    }
+}
