@@ -50,6 +50,14 @@ pub struct Form {
     pub body: Vec<u8>,
 }
 
+#[cfg(test)]
+impl Query {
+    /// A query with only a name, whose forms are made by hand.
+    pub fn sample(name: &str) -> Self {
+        Query { name: name.to_owned(), title: String::new(), query_spec: json!({}), vary: HashMap::new() }
+    }
+}
+
 impl Form {
     pub fn new(number: usize, spec: Value) -> anyhow::Result<Self> {
         let body = serde_json::to_vec(&json!({"query_spec": spec}))?;

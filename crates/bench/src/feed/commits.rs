@@ -1,6 +1,7 @@
 //! Commits made while readers wait: one small update each, on a connection and a thread of their own, so that the time of the
 //! acknowledgement does not wait for the readers' turn.
 
+use std::cell::Cell;
 use std::sync::mpsc::{Receiver, Sender, TryRecvError, channel};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -24,14 +25,17 @@ pub struct Committed {
 
 /// The thread that commits. It ends when this is dropped.
 pub struct Committer {
-    orders: Option<Sender<Instant>>,
+    orders: Option<Sender<Order>>,
+    /// How many were ordered.
+    count: Cell<usize>,
     committed: Receiver<anyhow::Result<Committed>>,
     thread: Option<JoinHandle<()>>,
 }
 
-/// The VM that a commit changes.
-pub fn vm(commit: usize) -> String {
-    format!("vm-{}", 1 + commit % VMS)
+/// A commit to be made.
+struct Order {
+    vm: String,
+    when: Instant,
 }
 
 impl Committer {
@@ -42,13 +46,16 @@ impl Committer {
         let thread = std::thread::Builder::new()
             .name("committer".into())
             .spawn(move || commit_in_order(client, &incoming, &outgoing))?;
-        Ok(Committer { orders: Some(orders), committed, thread: Some(thread) })
+        Ok(Committer { orders: Some(orders), count: Cell::new(0), committed, thread: Some(thread) })
     }
 
-    /// Asks for the next commit, to be sent at `when`.
-    pub fn order(&self, when: Instant) -> anyhow::Result<()> {
+    /// Asks for the next commit, to be sent at `when`, and says which VM it will change.
+    pub fn order(&self, when: Instant) -> anyhow::Result<String> {
+        let vm = format!("vm-{}", 1 + self.count.get() % VMS);
+        self.count.set(self.count.get() + 1);
         let orders = self.orders.as_ref().ok_or_else(|| anyhow!("the committer has ended"))?;
-        orders.send(when).map_err(|_| anyhow!("the committer has ended"))
+        orders.send(Order { vm: vm.clone(), when }).map_err(|_| anyhow!("the committer has ended"))?;
+        Ok(vm)
     }
 
     /// The next acknowledged commit, in the order of the orders; `None` when there is none yet.
@@ -72,10 +79,10 @@ impl Drop for Committer {
     }
 }
 
-fn commit_in_order(mut client: Client, orders: &Receiver<Instant>, committed: &Sender<anyhow::Result<Committed>>) {
-    for (number, when) in orders.iter().enumerate() {
+fn commit_in_order(mut client: Client, orders: &Receiver<Order>, committed: &Sender<anyhow::Result<Committed>>) {
+    for Order { vm, when } in orders {
         std::thread::sleep(when.saturating_duration_since(Instant::now()));
-        let result = commit(&mut client, number);
+        let result = commit(&mut client, &vm);
         let is_over = result.is_err();
         if committed.send(result).is_err() || is_over {
             return;
@@ -84,10 +91,10 @@ fn commit_in_order(mut client: Client, orders: &Receiver<Instant>, committed: &S
 }
 
 /// Sets a text that no earlier run set, since an update that changes nothing makes no event.
-fn commit(client: &mut Client, number: usize) -> anyhow::Result<Committed> {
-    let path = format!("/api/lockstep/resources/VirtualMachine/{}", vm(number));
+fn commit(client: &mut Client, vm: &str) -> anyhow::Result<Committed> {
+    let path = format!("/api/lockstep/resources/VirtualMachine/{vm}");
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO).as_nanos();
-    let body = serde_json::to_vec(&json!({"properties": {"annotation": format!("bench {number} at {now}")}}))?;
+    let body = serde_json::to_vec(&json!({"properties": {"annotation": format!("bench at {now}")}}))?;
     let sent = Instant::now();
     let answer = client.request("PATCH", &path, &body)?;
     let acked = Instant::now();

@@ -5,8 +5,9 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, bail, ensure};
 use serde_json::json;
 
+use super::Site;
 use super::baseline::Baseline;
-use super::commits::{Committer, vm};
+use super::commits::Committer;
 use super::parked::Parked;
 use super::readers::Readers;
 use crate::latency::{Latencies, ratio, show};
@@ -27,41 +28,28 @@ struct Round {
     last: Duration,
 }
 
-/// Commits `rounds` times, each to all parked readers.
-pub fn run(
-    parked: &mut Parked,
-    committer: &Committer,
-    rounds: usize,
-    mut baseline: Option<Baseline>,
-    report: &mut Report,
-) -> anyhow::Result<()> {
-    let mut ours = Vec::new();
-    let mut bare = Vec::new();
-    // The first round, of each, only warms up.
-    for round in 0..=rounds {
-        parked.settle()?;
-        let (times, bytes) = commit_to_all(parked, committer, round)?;
-        ours.push(times);
-        if let Some(baseline) = &mut baseline {
-            parked.park_all()?;
-            parked.settle()?;
-            bare.push(write_to_all(baseline, parked.request(), &bytes)?);
-        }
-        parked.park_all()?;
+/// What one reader sends and gets: what the bare loop has to carry too.
+struct Exchange {
+    request: Vec<u8>,
+    answer: Vec<u8>,
+}
+
+/// Commits `rounds` times, each to `readers` parked readers. The bare loop has half of its rounds before and half after, so that a
+/// machine that gets slower or faster meanwhile disturbs both alike; at the same time there would be too many open files.
+pub fn run(site: &Site, readers: usize, rounds: usize, with_baseline: bool, report: &mut Report) -> anyhow::Result<()> {
+    let exchange = probe(site)?;
+    let half = rounds.div_ceil(2);
+    let mut bare = if with_baseline { write_rounds(readers, &exchange, half)? } else { Vec::new() };
+    let ours = commit_rounds(site, readers, rounds, report)?;
+    if with_baseline {
+        bare.extend(write_rounds(readers, &exchange, half)?);
     }
-    let readers = parked.len();
     let mut rows = Vec::new();
-    let ours = add(&mut rows, report, "lockstep", ours.split_off(1))?;
-    if !bare.is_empty() {
-        let bare = add(&mut rows, report, "bare epoll loop", bare.split_off(1))?;
+    let ours = add(&mut rows, report, "lockstep", ours)?;
+    if with_baseline {
+        let bare = add(&mut rows, report, "bare epoll loop", bare)?;
         let times = ratio(ours, bare);
-        rows.push(vec![
-            "ratio to the last reader".into(),
-            String::new(),
-            String::new(),
-            String::new(),
-            format!("{times:.2}"),
-        ]);
+        rows.push(["ratio", "", "", "", &format!("{times:.2}")].map(str::to_owned).to_vec());
         report.figure("ratio", json!(times));
         if times > RATIO_MAX {
             report
@@ -69,9 +57,48 @@ pub fn run(
                 .push(format!("a commit takes {times:.2} times as long as a bare loop, more than {RATIO_MAX}"));
         }
     }
-    let header = ["", "commit p50", "reader p50", "reader p99", "last reader (median of the rounds)"];
-    report.table(format!("One commit to {readers} readers, {rounds} rounds"), &header, rows);
+    let header = ["", "commit p50", "reader p50", "reader p99", "last reader, median of the rounds"];
+    let bytes = exchange.answer.len();
+    report.table(format!("One commit to {readers} readers, {rounds} rounds, {bytes} bytes a reader"), &header, rows);
     Ok(())
+}
+
+/// One commit to one reader, to learn the bytes.
+fn probe(site: &Site) -> anyhow::Result<Exchange> {
+    let mut parked = Parked::start(&site.server, 1, site.process)?;
+    parked.settle()?;
+    let request = parked.request().to_vec();
+    let (_, answer) = commit_to_all(&mut parked, &site.committer)?;
+    Ok(Exchange { request, answer })
+}
+
+/// The rounds through the server; the first one only warms up.
+fn commit_rounds(site: &Site, readers: usize, rounds: usize, report: &mut Report) -> anyhow::Result<Vec<Round>> {
+    let mut parked = site.park(readers, report)?;
+    let mut times = Vec::with_capacity(rounds);
+    for round in 0..=rounds {
+        parked.settle()?;
+        let (time, _) = commit_to_all(&mut parked, &site.committer)?;
+        parked.park_all()?;
+        if round > 0 {
+            times.push(time);
+        }
+    }
+    Ok(times)
+}
+
+/// The rounds through the bare loop; the first one only warms up.
+fn write_rounds(readers: usize, exchange: &Exchange, rounds: usize) -> anyhow::Result<Vec<Round>> {
+    let mut baseline = Baseline::start(readers)?;
+    let mut times = Vec::with_capacity(rounds);
+    for round in 0..=rounds {
+        baseline.park(&exchange.request)?;
+        let time = write_to_all(&mut baseline, &exchange.answer)?;
+        if round > 0 {
+            times.push(time);
+        }
+    }
+    Ok(times)
 }
 
 /// Adds the row of one side, and returns the median time to the last reader.
@@ -90,17 +117,17 @@ fn add(rows: &mut Vec<Vec<String>>, report: &mut Report, name: &str, rounds: Vec
 }
 
 /// One commit through the server. Also returns the bytes that a reader got.
-fn commit_to_all(parked: &mut Parked, committer: &Committer, round: usize) -> anyhow::Result<(Round, Vec<u8>)> {
+fn commit_to_all(parked: &mut Parked, committer: &Committer) -> anyhow::Result<(Round, Vec<u8>)> {
     let mut arrivals = vec![None; parked.len()];
     let mut missing = parked.len();
     let mut committed = None;
     let mut bytes = Vec::new();
     let begin = Instant::now();
-    committer.order(begin)?;
+    let vm = committer.order(begin)?;
     while missing > 0 || committed.is_none() {
         ensure!(begin.elapsed() < ROUND_TIME_MAX, "{missing} readers did not get the commit in {ROUND_TIME_MAX:?}");
         parked.poll(Duration::from_millis(10), |parked| {
-            ensure!(parked.changes.vms == [vm(round)], "a reader got {:?}, not {}", parked.changes.vms, vm(round));
+            ensure!(parked.changes.vms == [vm.as_str()], "a reader got {:?}, not {vm}", parked.changes.vms);
             ensure!(arrivals[parked.reader].replace(parked.at).is_none(), "a reader got one commit twice");
             if bytes.is_empty() {
                 bytes.extend_from_slice(parked.bytes);
@@ -118,8 +145,7 @@ fn commit_to_all(parked: &mut Parked, committer: &Committer, round: usize) -> an
 }
 
 /// The same bytes through the bare loop.
-fn write_to_all(baseline: &mut Baseline, request: &[u8], bytes: &[u8]) -> anyhow::Result<Round> {
-    baseline.park(request)?;
+fn write_to_all(baseline: &mut Baseline, bytes: &[u8]) -> anyhow::Result<Round> {
     let mut writer = baseline.writer()?;
     let readers: &mut Readers = &mut baseline.readers;
     let mut arrivals = Vec::with_capacity(readers.len());

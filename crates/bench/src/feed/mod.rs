@@ -17,7 +17,6 @@ use serde_json::json;
 use crate::http::{Server, ServerArgs};
 use crate::process::Process;
 use crate::report::{Report, show_bytes};
-use baseline::Baseline;
 use commits::Committer;
 use parked::Parked;
 use readers::allow_sockets;
@@ -28,6 +27,8 @@ const SINGLE_PAUSE: Duration = Duration::from_millis(5);
 
 /// Memory of the server that a parked reader may take.
 const READER_BYTES_MAX: u64 = 16 << 10;
+/// Below so many readers, other growth of the process hides theirs.
+const READERS_JUDGED: usize = 1000;
 
 /// Drive the change feed: readers that wait on plain HTTP, one connection each, and commits that reach them.
 ///
@@ -60,7 +61,7 @@ pub struct FeedArgs {
     idle_seconds: f64,
 }
 
-#[derive(Clone, Copy, PartialEq, ValueEnum)]
+#[derive(Clone, Copy, ValueEnum)]
 enum Mode {
     /// One commit at a time, to all readers.
     FanOut,
@@ -81,48 +82,61 @@ pub fn run(args: &FeedArgs) -> anyhow::Result<Report> {
     };
     let (readers, commits) = (args.readers.unwrap_or(readers), args.commits.unwrap_or(commits));
     ensure!(readers > 0 && commits > 0 && args.rate > 0.0, "--readers, --commits and --rate must be above 0");
-    allow_sockets(readers * 2)?;
-
-    let process = args.pid.map(Process::new);
-    let committer = Committer::start(&server)?;
-    let before = process.map(|p| p.memory()).transpose()?;
-    let mut parked = Parked::start(&server, readers, process)?;
-    parked.settle()?;
+    allow_sockets(readers)?;
+    let site = Site {
+        committer: Committer::start(&server)?,
+        process: args.pid.map(Process::new),
+        idle_window: Duration::try_from_secs_f64(args.idle_seconds)?,
+        server,
+    };
     let mut report = Report::default();
-    if let (Some(process), Some(before)) = (process, before) {
-        let after = process.memory()?;
-        let bytes = after.resident.saturating_sub(before.resident) / readers as u64;
-        let idle = idle_cpu(&mut parked, process, args.idle_seconds)?;
+    match args.mode {
+        Mode::FanOut => fan_out::run(&site, readers, commits, args.baseline, &mut report)?,
+        Mode::Steady => steady::run(&site, readers, commits, Pace::Rate(args.rate), &mut report)?,
+        Mode::Single => steady::run(&site, readers, commits, Pace::OneByOne(SINGLE_PAUSE), &mut report)?,
+    }
+    Ok(report)
+}
+
+/// The measured server, and who commits to it.
+struct Site {
+    server: Server,
+    committer: Committer,
+    process: Option<Process>,
+    idle_window: Duration,
+}
+
+impl Site {
+    /// Parks readers, and reports what they cost the server while nothing happens.
+    fn park(&self, readers: usize, report: &mut Report) -> anyhow::Result<Parked> {
+        let Some(process) = self.process else { return Parked::start(&self.server, readers, None) };
+        let before = process.memory()?.resident;
+        let mut parked = Parked::start(&self.server, readers, self.process)?;
+        parked.settle()?;
+        let after = process.memory()?.resident;
+        let bytes = after.saturating_sub(before) / readers as u64;
+        let idle = idle_cpu(&mut parked, process, self.idle_window)?;
         let rows = vec![
-            vec!["resident before".to_owned(), show_bytes(before.resident)],
-            vec!["resident with the readers parked".to_owned(), show_bytes(after.resident)],
+            vec!["resident before".to_owned(), show_bytes(before)],
+            vec!["resident with the readers parked".to_owned(), show_bytes(after)],
             vec!["bytes a reader".to_owned(), bytes.to_string()],
             vec!["CPU while idle".to_owned(), format!("{:.2} % of a core", idle * 100.0)],
         ];
         report.table(format!("{readers} parked reader(s)"), &["server", "value"], rows);
         report.figure(
             "parked",
-            json!({"readers": readers, "resident_before": before.resident,
-            "resident_parked": after.resident, "bytes_per_reader": bytes, "idle_cpu": idle}),
+            json!({"readers": readers, "resident_before": before, "resident_parked": after,
+                   "bytes_per_reader": bytes, "idle_cpu": idle}),
         );
-        if args.mode == Mode::FanOut && bytes > READER_BYTES_MAX {
+        if readers >= READERS_JUDGED && bytes > READER_BYTES_MAX {
             report.failures.push(format!("a parked reader takes {bytes} bytes, more than {READER_BYTES_MAX}"));
         }
+        Ok(parked)
     }
-    match args.mode {
-        Mode::FanOut => {
-            let baseline = if args.baseline { Some(Baseline::start(readers)?) } else { None };
-            fan_out::run(&mut parked, &committer, commits, baseline, &mut report)?;
-        }
-        Mode::Steady => steady::run(&mut parked, &committer, commits, Pace::Rate(args.rate), &mut report)?,
-        Mode::Single => steady::run(&mut parked, &committer, commits, Pace::OneByOne(SINGLE_PAUSE), &mut report)?,
-    }
-    Ok(report)
 }
 
 /// The server's CPU time while nothing happens, as a share of one core.
-fn idle_cpu(parked: &mut Parked, process: Process, seconds: f64) -> anyhow::Result<f64> {
-    let window = Duration::from_secs_f64(seconds);
+fn idle_cpu(parked: &mut Parked, process: Process, window: Duration) -> anyhow::Result<f64> {
     let before = process.cpu()?;
     let begin = Instant::now();
     while begin.elapsed() < window {

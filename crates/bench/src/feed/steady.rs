@@ -5,7 +5,8 @@ use std::time::{Duration, Instant};
 use anyhow::{bail, ensure};
 use serde_json::json;
 
-use super::commits::{Committed, Committer, vm};
+use super::Site;
+use super::commits::{Committed, Committer};
 use super::parked::Parked;
 use crate::latency::{Latencies, show};
 use crate::report::Report;
@@ -23,28 +24,24 @@ pub enum Pace {
 }
 
 /// Every reader must get every commit once, in order; the times of the deliveries are measured.
-pub fn run(
-    parked: &mut Parked,
-    committer: &Committer,
-    commits: usize,
-    pace: Pace,
-    report: &mut Report,
-) -> anyhow::Result<()> {
-    let mut run = Run { arrivals: Vec::new(), committed: Vec::new(), seen: vec![0; parked.len()] };
+pub fn run(site: &Site, readers: usize, commits: usize, pace: Pace, report: &mut Report) -> anyhow::Result<()> {
+    let mut parked = site.park(readers, report)?;
+    let mut run = Run { arrivals: Vec::new(), ordered: Vec::new(), committed: Vec::new(), seen: vec![0; parked.len()] };
     parked.settle()?;
     let begin = Instant::now();
     match pace {
         Pace::Rate(rate) => {
             for commit in 0..commits {
-                committer.order(begin + Duration::from_secs_f64(commit as f64 / rate))?;
+                let when = begin + Duration::from_secs_f64(commit as f64 / rate);
+                run.ordered.push(site.committer.order(when)?);
             }
             let until = begin + Duration::from_secs_f64(commits as f64 / rate) + TAIL_TIME_MAX;
-            run.wait(parked, committer, commits, until)?;
+            run.wait(&mut parked, &site.committer, commits, until)?;
         }
         Pace::OneByOne(pause) => {
             for commit in 0..commits {
-                committer.order(Instant::now() + pause)?;
-                run.wait(parked, committer, commit + 1, Instant::now() + TAIL_TIME_MAX)?;
+                run.ordered.push(site.committer.order(Instant::now() + pause)?);
+                run.wait(&mut parked, &site.committer, commit + 1, Instant::now() + TAIL_TIME_MAX)?;
             }
         }
     }
@@ -54,6 +51,8 @@ pub fn run(
 struct Run {
     /// Which commit arrived, and when, at any reader.
     arrivals: Vec<(usize, Instant)>,
+    /// The VM of each commit.
+    ordered: Vec<String>,
     committed: Vec<Committed>,
     /// How many commits each reader has got.
     seen: Vec<usize>,
@@ -68,7 +67,7 @@ impl Run {
         commits: usize,
         until: Instant,
     ) -> anyhow::Result<()> {
-        let Run { arrivals, committed, seen } = self;
+        let Run { arrivals, ordered, committed, seen } = self;
         let mut missing: usize = seen.iter().map(|n| commits.saturating_sub(*n)).sum();
         while missing > 0 || committed.len() < commits {
             if Instant::now() > until {
@@ -77,7 +76,8 @@ impl Run {
             parked.poll(Duration::from_millis(10), |arrived| {
                 for id in &arrived.changes.vms {
                     let commit = seen[arrived.reader];
-                    ensure!(*id == vm(commit), "reader {} got {id}, not {}", arrived.reader, vm(commit));
+                    let expected = ordered.get(commit);
+                    ensure!(expected == Some(id), "reader {} got {id}, not {expected:?}", arrived.reader);
                     arrivals.push((commit, arrived.at));
                     seen[arrived.reader] += 1;
                     missing = missing.saturating_sub(1);

@@ -5,6 +5,8 @@ mod cluster;
 mod lane;
 mod load;
 mod statement;
+#[cfg(test)]
+mod tests;
 
 use std::path::PathBuf;
 use std::rc::Rc;
@@ -20,6 +22,9 @@ use crate::report::Report;
 use crate::workload::{Workload, WorkloadArgs};
 use cluster::Cluster;
 pub use lane::PostgresLane;
+
+/// Where Debian has PostgreSQL 15.
+const PG_BIN: &str = "/usr/lib/postgresql/15/bin";
 
 /// How the inventory is laid out in tables.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -66,7 +71,7 @@ pub struct PostgresCommand {
 #[derive(Args, Clone)]
 pub struct PostgresArgs {
     /// Where `initdb` and `pg_ctl` are.
-    #[arg(long, value_name = "DIR", default_value = "/usr/lib/postgresql/15/bin")]
+    #[arg(long, value_name = "DIR", default_value = PG_BIN)]
     pg_bin: PathBuf,
     /// Add indexes that cover single queries of the workload: more than the fair set.
     #[arg(long)]
