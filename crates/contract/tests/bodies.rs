@@ -1,5 +1,7 @@
 //! Bodies of requests and answers, in every encoding.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on stops")]
+
 use lockstep_contract::services::TypedId;
 use lockstep_contract::services::resource_model::{
     ComparableType, CompositeOperator, FilterType, PropertyValue, Query, QueryInput, ResourceItem, ResultSet,

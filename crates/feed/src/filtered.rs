@@ -1,17 +1,17 @@
 //! The filtered feed: net changes, as seen through a filter.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use lockstep_contract::services::feed::{Event, EventKind, EventList, GetChangesInput};
 use lockstep_contract::{Error, ErrorKind};
-use lockstep_journal::{Commit, Operation, ReadError};
-use lockstep_model::{Position, ResourceId};
-use lockstep_query::{Filter, Source, View};
+use lockstep_journal::{Change, Commit, Operation, ReadError};
+use lockstep_model::{Document, Position, ResourceId};
+use lockstep_query::{Filter, Rewound, Source, View};
 use lockstep_site::Site;
 use lockstep_site::table::Context;
 use lockstep_site::token::{self, TokenError};
 
-use crate::history::History;
 use crate::log::{EVENTS_MAX, check, is_public, refuse, refuse_read, typed};
 use crate::parking::{Woken, still_there};
 use crate::{Feed, catch_up};
@@ -57,22 +57,27 @@ impl Lens {
         Ok(Self { types: input.resource_types.clone(), filter })
     }
 
+    /// Whether resources of that type can be seen at all.
+    pub(crate) fn may_see(&self, id: &ResourceId) -> bool {
+        let is_wanted = self.types.as_ref().is_none_or(|types| types.iter().any(|t| t == id.resource_type.as_str()));
+        is_wanted && self.filter.as_ref().is_none_or(|filter| filter.types().contains(&id.resource_type))
+    }
+
     /// Whether the resource is there and matches.
     pub(crate) fn sees(&self, id: &ResourceId, source: &dyn Source) -> bool {
-        let is_wanted = self.types.as_ref().is_none_or(|types| types.iter().any(|t| t == id.resource_type.as_str()));
-        is_wanted
+        self.may_see(id)
             && is_public(id)
             && match &self.filter {
                 Some(filter) => filter.matches(id, source),
-                None => source.document(id).is_some(),
+                None => source.exists(id),
             }
     }
 
-    /// The resources that may be seen otherwise when `changed` have changed.
-    pub(crate) fn affected(&self, changed: Vec<ResourceId>, source: &dyn Source) -> Vec<ResourceId> {
+    /// The resources that may be seen otherwise after these changes, `source` being the state before or after them.
+    pub(crate) fn affected(&self, changes: &[Change], source: &dyn Source) -> Vec<ResourceId> {
         match &self.filter {
-            Some(filter) => filter.affected(&changed, source),
-            None => changed,
+            Some(filter) => filter.affected(changes, source),
+            None => changes.iter().map(|change| change.id.clone()).collect(),
         }
     }
 }
@@ -165,26 +170,31 @@ fn compare(site: &Site, lens: &Lens, after: Position) -> Result<Found, Unknown> 
         let view = site.view();
         if commits.last().is_none_or(|last| last.position >= view.position()) {
             let known = commits.partition_point(|c| c.position <= view.position());
-            return Ok(net_changes(&view, &commits[..known], lens, after));
+            return Ok(net_changes(&view, &commits[..known], lens));
         }
     }
 }
 
-/// The events that lead from the state at `after` to the state at the position that is answered.
-fn net_changes(view: &View, commits: &[Arc<Commit>], lens: &Lens, after: Position) -> Found {
+/// The events that lead from the state before `commits`, which end at the view's position, to the state after about
+/// [`EVENTS_MAX`] of their changes.
+fn net_changes(view: &View, commits: &[Arc<Commit>], lens: &Lens) -> Found {
     let mut count = 0;
-    let upto = commits.iter().position(|c| {
-        count += c.changes.len();
+    let full = commits.iter().position(|commit| {
+        count += commit.changes.len();
         count >= EVENTS_MAX
     });
-    let position = upto.map_or(view.position(), |i| commits[i].position);
-    let history = History::new(view, commits);
-    let (before, now) = (history.at(after), history.at(position));
-    let mut affected = lens.affected(history.changed(), &now);
+    let (told, later) = commits.split_at(full.map_or(commits.len(), |last| last + 1));
+    let states = States {
+        before: Rewound::new(view, commits.iter().map(|c| &**c)),
+        after: Rewound::new(view, later.iter().map(|c| &**c)),
+    };
+    let mut affected: Vec<ResourceId> = told.iter().flat_map(|c| lens.affected(&c.changes, &states.before)).collect();
     affected.sort_unstable();
     affected.dedup();
+    let last_changes: HashMap<&ResourceId, &Change> =
+        told.iter().flat_map(|c| &c.changes).map(|c| (&c.id, c)).collect();
     let mut events: Vec<Event> =
-        affected.iter().filter_map(|id| event(id, lens, view, &history, (&before, &now), position)).collect();
+        affected.iter().filter_map(|id| event(id, lens, view, &states, last_changes.get(id).copied())).collect();
     // What goes comes first, so that who keeps a set never holds more than it should.
     let rank = |kind: EventKind| match kind {
         EventKind::Delete => 0,
@@ -194,41 +204,49 @@ fn net_changes(view: &View, commits: &[Arc<Commit>], lens: &Lens, after: Positio
         EventKind::Update => 4,
     };
     events.sort_by_key(|e| rank(e.kind));
+    let position = if later.is_empty() { view.position() } else { told.last().map_or(view.position(), |c| c.position) };
     Found { events, position }
+}
+
+/// The two states that an answer leads between.
+struct States<'v> {
+    before: Rewound<'v>,
+    after: Rewound<'v>,
 }
 
 fn event(
     id: &ResourceId,
     lens: &Lens,
     view: &View,
-    history: &History<'_>,
-    (before, now): (&dyn Source, &dyn Source),
-    position: Position,
+    states: &States<'_>,
+    last_change: Option<&Change>,
 ) -> Option<Event> {
-    let (was_seen, is_seen) = (lens.sees(id, before), lens.sees(id, now));
+    let (was_seen, is_seen) = (lens.sees(id, &states.before), lens.sees(id, &states.after));
     if !was_seen && !is_seen {
         return None;
     }
-    let (old, new) = (before.document(id), now.document(id));
-    let leaves = match (&old, &new) {
-        (Some(old), Some(new)) => old.diff(new).into_iter().map(|leaf| leaf.path.to_string()).collect(),
-        _ => Vec::new(),
+    let (was_there, is_there) = (states.before.exists(id), states.after.exists(id));
+    let leaves = match last_change {
+        Some(_) if was_there && is_there => differing(states.before.document(id), states.after.document(id)),
+        Some(_) | None => Vec::new(),
     };
     let kind = match (was_seen, is_seen) {
         (true, true) if leaves.is_empty() => return None,
         (true, true) => EventKind::Update,
-        (true, false) if new.is_some() => EventKind::Leave,
+        (true, false) if is_there => EventKind::Leave,
         (true, false) => EventKind::Delete,
-        (false, _) if old.is_some() => EventKind::Enter,
+        (false, _) if was_there => EventKind::Enter,
         (false, _) => EventKind::Create,
     };
-    let last = history
-        .last_change(id, position)
-        .filter(|c| kind == EventKind::Delete || !matches!(c.operation, Operation::Delete(_)));
-    let parents = match last {
-        Some(change) => change.parents.iter().map(typed).collect(),
-        None => view.parents(id).iter().map(typed).collect(),
-    };
+    let parents =
+        match last_change.filter(|c| kind == EventKind::Delete || !matches!(c.operation, Operation::Delete(_))) {
+            Some(change) => change.parents.iter().map(typed).collect(),
+            None => view.parents(id).iter().map(typed).collect(),
+        };
     let properties = (!leaves.is_empty()).then_some(leaves);
     Some(Event { resource: typed(id), kind, properties, parent_resources: parents })
+}
+
+fn differing(old: Option<Document>, new: Option<Document>) -> Vec<String> {
+    old.unwrap_or_default().diff(&new.unwrap_or_default()).into_iter().map(|leaf| leaf.path.to_string()).collect()
 }

@@ -13,13 +13,12 @@
 //! # The filtered feed
 //! [`filtered`] answers the *net* change between the token and the present, as seen through a filter: applied to what a query gave
 //! at the token, it gives what the query gives at `sequence`. What a resource was at the token is worked out backwards from what
-//! it is, since the log holds both sides of every change ([`history`]); the server keeps nothing for a reader between calls.
+//! it is, since the log holds both sides of every change; the server keeps nothing for a reader between calls.
 //! A token that has aged out can be caught up ([`catch_up`]): without the log it is not known what was, only what may have changed,
 //! so each such resource comes once.
 
 mod catch_up;
 mod filtered;
-mod history;
 mod log;
 mod parking;
 

@@ -6,6 +6,7 @@ use std::time::Duration;
 use lockstep_agent::HostReader;
 use lockstep_agent::reconcile::{self, Write};
 use lockstep_model::ResourceId;
+use lockstep_query::Source;
 use lockstep_site::{Site, WriteError};
 
 /// How often the machine is read. A read costs some ten milliseconds.
@@ -55,8 +56,10 @@ fn writes(site: &Site, observed: &[lockstep_agent::Observed]) -> Vec<Write> {
         }
     };
     let of_host = |resource_type: &str, host: &str| {
-        let host = ResourceId::new("HostSystem", host);
-        view.referrers(&host, resource_type, "host").into_iter().map(|id| id.id.into()).collect()
+        let mut ids = Vec::new();
+        let each = &mut |id: ResourceId| ids.push(id.id.into());
+        view.referrers(&ResourceId::new("HostSystem", host), &resource_type.into(), &["host".into()], each);
+        ids
     };
     reconcile::plan(observed, &stored, &of_host)
 }

@@ -242,7 +242,7 @@ fn site_config(args: &ServeArgs) -> lockstep_site::Config {
     lockstep_site::Config {
         name: args.site.clone(),
         data_dir: args.data_dir.clone(),
-        journal: lockstep_journal::Config { retention, ..lockstep_journal::Config::new(args.data_dir.join("journal")) },
+        journal: lockstep_journal::Config { retention, ..Default::default() },
         query_limits: lockstep_query::Limits { page_items: args.page_limit, ..Default::default() },
         sessions: lockstep_site::sessions::SessionLimits {
             idle: Duration::from_secs(args.session_idle * 60),

@@ -102,7 +102,11 @@ impl Failure {
     }
 
     /// Passes an error on, and notes that it happened below `part`.
-    fn below<E>(&self, part: impl FnOnce() -> String, error: E) -> E {
+    fn below<E: Error>(&self, part: impl FnOnce() -> String, error: E) -> E {
+        // serde_json's words for 1e999; a value that does not fit like any other to the caller.
+        if self.reason.borrow().is_none() && error.to_string().starts_with("number out of range") {
+            *self.reason.borrow_mut() = Some(MisfitReason::OutOfRange("a double"));
+        }
         if self.reason.borrow().is_some() {
             self.path.borrow_mut().push(part());
         }
@@ -117,15 +121,7 @@ impl Failure {
             }
             path.push_str(part);
         }
-        let reason = self.reason.into_inner().unwrap_or_else(|| {
-            let text = error.to_string();
-            // serde_json's words for 1e999; a number like any other to the caller.
-            if text.starts_with("number out of range") {
-                MisfitReason::OutOfRange("a double")
-            } else {
-                MisfitReason::Syntax(text)
-            }
-        });
+        let reason = self.reason.into_inner().unwrap_or_else(|| MisfitReason::Syntax(error.to_string()));
         Misfit { path, reason }
     }
 }

@@ -295,9 +295,10 @@ impl Registry {
     /// [`ResolveError`], naming the part that means nothing.
     pub fn resolve(&self, path: &RelationPath) -> Result<ResolvedPath, ResolveError> {
         let mut hops: Vec<ResolvedHop> = Vec::with_capacity(path.hops.len());
-        for hop in &path.hops {
+        for (i, hop) in path.hops.iter().enumerate() {
             let resolved = self.resolve_hop(hop)?;
-            if let Some((previous, at)) = hops.last().zip(path.hops.get(hops.len() - 1)) {
+            if let Some(previous) = hops.last() {
+                let at = &path.hops[i - 1];
                 let Kind::Id { targets, .. } = &previous.property.kind else {
                     return Err(ResolveError::NotAnId(at.to_string()));
                 };
@@ -379,4 +380,115 @@ fn extends(new: &[Property], old: &[Property], at: &str) -> Result<(), RegistryE
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn resolve(path: &str) -> Result<ResolvedPath, String> {
+        Registry::new().resolve(&path.parse().unwrap()).map_err(|e| e.to_string())
+    }
+
+    #[test]
+    fn paths_resolve_over_any_number_of_hops() {
+        let one = resolve("VirtualMachine/guest/tools/version").unwrap();
+        assert_eq!((one.hops.len(), one.is_many(), &one.last().property.kind), (1, false, &Kind::Long));
+        assert!(resolve("VirtualMachine/nics/label").unwrap().is_many());
+        assert!(resolve("VirtualMachine/datastores->Datastore/name").unwrap().is_many());
+        let far =
+            resolve("VirtualMachine/host->HostSystem/cluster->ClusterComputeResource/datacenter->Datacenter/name")
+                .unwrap();
+        assert_eq!((far.hops.len(), far.is_many(), far.last().resource_type.as_str()), (4, false, "Datacenter"));
+    }
+
+    #[test]
+    fn what_means_nothing_is_named_and_a_likely_name_is_offered() {
+        let check = |path: &str, expected: &str| assert_eq!(resolve(path).unwrap_err(), expected, "{path}");
+        check("Virtualmachine/name", "no resource model Virtualmachine; did you mean VirtualMachine?");
+        check(
+            "VirtualMachine/powerState",
+            "model VirtualMachine declares no property powerState; did you mean power_state?",
+        );
+        check("VirtualMachine/guest/tools/x", "model VirtualMachine declares no property guest/tools/x");
+        check("VirtualMachine/name/x", "model VirtualMachine declares no property name/x");
+        check(
+            "VirtualMachine/name->HostSystem/name",
+            "VirtualMachine/name is not an identifier, so nothing can follow it behind ->",
+        );
+        check("VirtualMachine/host->Folder/name", "VirtualMachine/host points to HostSystem, not to Folder");
+        check("Account/password_hash", "property Account/password_hash is secret");
+    }
+
+    fn model(name: &str, properties: Vec<Property>) -> ResourceModel {
+        ResourceModel { name: name.into(), resource_type: "t.T".into(), properties }
+    }
+
+    #[test]
+    fn models_of_one_type_add_up_and_never_contradict() {
+        let mut registry = Registry::new();
+        registry
+            .register(model("t.A", vec![Property::new("x", Kind::Long), Property::new("y", Kind::String)]))
+            .unwrap();
+        registry
+            .register(model("t.B", vec![Property::new("y", Kind::String), Property::new("z", Kind::Boolean)]))
+            .unwrap();
+        let names = |r: &Registry| {
+            r.type_def("t.T").map(|t| t.properties.iter().map(|p| p.name.to_string()).collect::<Vec<_>>())
+        };
+        assert_eq!(names(&registry).unwrap(), ["x", "y", "z"]);
+        let refused = |m| registry.clone().register(m).unwrap_err();
+        assert!(matches!(
+            refused(model("t.C", vec![Property::new("x", Kind::String)])),
+            RegistryError::Conflict { .. }
+        ));
+        assert!(
+            matches!(refused(model("t.A", vec![Property::new("x", Kind::Long)])), RegistryError::Incompatible(p) if p == "y")
+        );
+        assert!(matches!(refused(model("Tag", vec![Property::new("x", Kind::Long)])), RegistryError::BuiltIn(_)));
+        assert!(matches!(refused(model("t.D", vec![])), RegistryError::Model(ModelError::Empty(_))));
+        assert!(matches!(
+            refused(model("t.D", vec![Property::new("a/b", Kind::Long)])),
+            RegistryError::Model(ModelError::Name { .. })
+        ));
+        registry.remove("t.A").unwrap();
+        assert_eq!(names(&registry).unwrap(), ["y", "z"]);
+        registry.remove("t.B").unwrap();
+        assert_eq!(names(&registry), None);
+    }
+
+    #[test]
+    fn documents_are_read_into_the_models_order_without_what_is_unset() {
+        let registry = Registry::new();
+        let vm = registry.type_def("VirtualMachine").unwrap();
+        let read = |json: &str| vm.read_document(json);
+        let json = r#"{"cpu_count":2,"name":"v","ip_address":null,"guest":{"tools":{"version":null}},"tags":[],"host":{"id":"h","type":"HostSystem"},"stats":{"cpu_ready_percent":1}}"#;
+        let document = read(json).unwrap();
+        assert_eq!(
+            serde_json::to_string(&document).unwrap(),
+            r#"{"name":"v","cpu_count":2,"host":{"type":"HostSystem","id":"h"},"tags":[],"stats":{"cpu_ready_percent":1.0}}"#
+        );
+        let misfit = |json: &str, expected: &str| assert_eq!(read(json).unwrap_err().to_string(), expected, "{json}");
+        misfit(r#"{"name":"a","name":"b"}"#, "property name: it stands there twice");
+        misfit(r#"{"nics":[{"label":"a"},{"label":7}]}"#, "property nics[1]/label: expected a string, found a number");
+        misfit(r#"{"nics":[null]}"#, "property nics[0]: null in a list");
+        misfit(r#"{"cpu_count":9223372036854775808}"#, "property cpu_count: the number is outside the range of a long");
+        misfit(
+            r#"{"stats":{"cpu_ready_percent":1e999}}"#,
+            "property stats/cpu_ready_percent: the number is outside the range of a double",
+        );
+        misfit(r#"{"tags":{"type":"Tag","id":"1"}}"#, "property tags: expected a list, found an object");
+        misfit(r#"{"guest":[]}"#, "property guest: expected a structure, found a list");
+        misfit(r#"[]"#, "expected a structure, found a list");
+        misfit(
+            r#"{"host":{"type":"HostSystem"}}"#,
+            "property host: expected a resource id {\"type\": …, \"id\": …}, found an object without type or id",
+        );
+        assert!(matches!(read("{").unwrap_err().reason, MisfitReason::Syntax(_)));
+        let path = LeafPath::new("guest/tools");
+        let set = vm.read_value(&path, r#"{"running":true}"#).unwrap();
+        assert_eq!(set.map(|v| format!("{v:?}")).as_deref(), Some(r#"{"running":true}"#));
+        let into_a_list = vm.read_value(&LeafPath::new("nics/label"), r#""x""#).unwrap_err();
+        assert_eq!(into_a_list.path, "nics/label");
+    }
 }

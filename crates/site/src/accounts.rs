@@ -5,7 +5,6 @@
 
 use std::collections::HashMap;
 use std::net::IpAddr;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use argon2::{Argon2, PasswordHash, PasswordHasher, PasswordVerifier};
@@ -164,7 +163,7 @@ impl Site {
     pub fn accounts(&self) -> Vec<Account> {
         let view = self.view();
         let ids = view.ids(builtin::ACCOUNT, None);
-        ids.filter_map(|id| view.get(&ResourceId::new(builtin::ACCOUNT, id)))
+        ids.filter_map(|id| view.get(&id))
             .filter_map(|stored| {
                 let text = |path: &str| stored.document.get(path).and_then(Value::as_str).map(str::to_owned);
                 Some(Account { user: text("name")?, role: Role::from_name(&text("role")?)?, description: text("description") })

@@ -57,7 +57,6 @@ impl Exporter {
         while let Some(name) = self.types.first() {
             let secrets = view.registry().type_def(name.as_str()).map(|t| secrets(t)).unwrap_or_default();
             for id in view.ids(name.as_str(), self.after.as_deref()) {
-                let id = ResourceId::new(name.clone(), id);
                 let Some(mut stored) = view.get(&id) else { continue };
                 secrets.iter().for_each(|path| stored.document.set(path, None));
                 write_line(&mut out, &id, &stored.document);

@@ -15,6 +15,7 @@
 
 pub mod accounts;
 pub mod caller;
+mod deletions;
 pub mod export;
 pub mod import;
 mod inventory;

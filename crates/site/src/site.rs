@@ -5,12 +5,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use lockstep_journal::{Batch, Commit, CommitError, Embedded, Engine, JournalError, Origin, ReadError, Replayed};
-use lockstep_model::{Position, Registry, RegistryError};
+use lockstep_model::{Position, Registry, ResourceId};
 use lockstep_query::{Limits, View};
-use parking_lot::{RwLock, RwLockReadGuard};
+use parking_lot::{Mutex, RwLock, RwLockReadGuard};
 use tokio::sync::{oneshot, watch};
 
 use crate::accounts::LoginGuard;
+use crate::deletions::Deletions;
 use crate::sessions::{SessionLimits, Sessions};
 
 /// How long the applying thread waits for commits before it looks whether it should stop.
@@ -68,6 +69,8 @@ pub struct Site {
     /// Written by the applying thread alone, for one commit at a time.
     view: RwLock<View>,
     progress: watch::Sender<Progress>,
+    /// Goes with the view: written while the view is locked for writing.
+    deletions: Mutex<Deletions>,
     /// Set once, before the server listens.
     listeners: RwLock<Vec<Listener>>,
 }
@@ -81,14 +84,18 @@ impl Site {
     /// [`OpenError`].
     pub fn open(config: Config, progress: &mut dyn FnMut(u64)) -> Result<Arc<Self>, OpenError> {
         let mut view = View::new(Registry::new());
+        let mut deletions = None;
         let mut read = 0u64;
-        let engine = Embedded::open(config.journal.clone(), &mut |replayed| {
+        let engine = Embedded::open(&config.data_dir.join("journal"), config.journal.clone(), &mut |replayed| {
             match replayed {
                 Replayed::Entry(entry) => {
                     view.load(&entry);
                     read += 1;
                 }
                 Replayed::Commit(commit) => {
+                    // The commits begin right behind the state, which knows of no deletions.
+                    let known = deletions.get_or_insert_with(|| Deletions::since(Position(commit.position.0 - 1)));
+                    known.apply(&commit);
                     view.apply(&commit);
                     read += commit.changes.len() as u64;
                 }
@@ -106,6 +113,7 @@ impl Site {
             engine: Arc::new(engine),
             view: RwLock::new(view),
             progress: watch::Sender::new(Progress { position: head, is_stopping: false }),
+            deletions: Mutex::new(deletions.unwrap_or_else(|| Deletions::since(head))),
             listeners: RwLock::new(Vec::new()),
         });
         site.clone().follow(head)?;
@@ -136,7 +144,11 @@ impl Site {
     }
 
     fn apply(&self, commit: &Arc<Commit>) {
-        self.view.write().apply(commit);
+        {
+            let mut view = self.view.write();
+            view.apply(commit);
+            self.deletions.lock().apply(commit);
+        }
         self.listeners.read().iter().for_each(|listener| listener(commit));
         self.progress.send_modify(|progress| progress.position = commit.position);
     }
@@ -149,6 +161,11 @@ impl Site {
     /// The state, for as long as the guard lives: keep it short, and never across an `await`.
     pub fn view(&self) -> RwLockReadGuard<'_, View> {
         self.view.read()
+    }
+
+    /// What was deleted after `after`, as of the view; `None` when that is not known any more.
+    pub fn deleted_since(&self, _: &View, after: Position) -> Option<Vec<ResourceId>> {
+        self.deletions.lock().after(after)
     }
 
     /// The journal.

@@ -17,11 +17,11 @@ pub(super) fn register(table: &mut Table) {
         };
         Ok(view.registry().types().filter(|t| t.name.as_str() != builtin::ACCOUNT).map(one).collect())
     });
-    table.register(List, async |context, _| 
+    table.register(List, async |context, _| {
         let view = context.site.view();
         let visible = view.registry().models().filter(|m| m.resource_type.as_str() != builtin::ACCOUNT);
         Ok(visible.map(|m| info(m)).collect::<Vec<_>>())
-    );
+    });
     table.register(Get, async |context, input| {
         let view = context.site.view();
         view.registry().model(&input.model).map(|m| info(m)).ok_or_else(|| unknown(&input.model))

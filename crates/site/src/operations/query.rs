@@ -33,7 +33,7 @@ fn spec_error(error: SpecError) -> Error {
 
 fn from_text(site: &Site, text: &str) -> Result<QuerySpec, Error> {
     let view = site.view();
-    lockstep_query::text::parse(text, view.registry())
+    lockstep_query::parse_text(text, view.registry())
         .map_err(|error| Error::invalid_argument("lockstep.query.text", "text", &error.to_string()))
 }
 
@@ -45,18 +45,14 @@ fn run(site: &Site, spec: &QuerySpec) -> Result<Answer, Error> {
     let mut json = Vec::with_capacity(16 << 10);
     json.extend_from_slice(b"{\"items\":");
     answer.write_plain_json(&mut json);
-    if let Some(total) = answer.total {
+    if let Some(total) = answer.total() {
         json.extend_from_slice(format!(",\"total_item_count\":{total}").as_bytes());
     }
     json.push(b'}');
-    let cost = &answer.cost;
-    let cost = format!(
-        "rows_examined={};rows_matched={};indexes={};micros={}",
-        cost.rows_examined,
-        cost.rows_matched,
-        cost.indexes.join(","),
-        cost.micros
-    );
+    let cost = answer.cost();
+    let matched = cost.rows_matched.map_or_else(String::new, |rows| format!("rows_matched={rows};"));
+    let (examined, indexes, micros) = (cost.rows_examined, cost.indexes.join(","), cost.micros);
+    let cost = format!("rows_examined={examined};{matched}indexes={indexes};micros={micros}");
     let headers = vec![
         ("lockstep-position", view.position().to_string()),
         ("lockstep-sequence", token::write(site.origin(), view.position())),

@@ -126,8 +126,8 @@ fn list(context: &Context, input: ListInput) -> Result<IdPage, Error> {
             .filter(|limit| *limit <= LIST_MAX)
             .ok_or_else(|| Error::invalid_argument("lockstep.resources.limit", "limit", &format!("0 to {LIST_MAX}")))?,
     };
-    let typed = |id: &str| TypedId { resource_type: input.resource_type.clone(), id: id.to_owned() };
+    let typed = |id: ResourceId| TypedId { resource_type: input.resource_type.clone(), id: id.id.into() };
     let mut ids = view.ids(&input.resource_type, input.after.as_deref());
-    let resources = ids.by_ref().take(wanted).map(|id| typed(&id)).collect();
+    let resources = ids.by_ref().take(wanted).map(typed).collect();
     Ok(IdPage { resources, more: ids.next().is_some() })
 }

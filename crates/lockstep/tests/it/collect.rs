@@ -1,0 +1,86 @@
+//! The machine itself, and a virtual machine that comes and goes.
+
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use crate::server::{Server, eventually};
+
+fn printed(program: &str, args: &[&str]) -> Option<String> {
+    let output = Command::new(program).args(args).env("LC_ALL", "C").output().ok()?;
+    output.status.success().then(|| String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
+fn hosts(server: &Server) -> Vec<Value> {
+    let spec = json!({"resource_filter": {"filter_type": "TYPE", "resource_type": "HostSystem"}, "property_spec":
+        ["HostSystem/hardware/cpu_threads", "HostSystem/hardware/memory_size_bytes", "HostSystem/hardware/cpu_model"]});
+    server.query(spec)["items"].as_array().cloned().unwrap_or_default()
+}
+
+#[test]
+fn this_machine_is_in_the_inventory_with_what_the_usual_tools_print() {
+    let server = Server::start_with(&["--plain-http"]);
+    let host = eventually(Duration::from_secs(10), "the host is in the inventory", || hosts(&server).into_iter().next());
+    let id = host["resource_id"]["id"].as_str().unwrap();
+    let stored = server.ok("GET", &format!("/api/lockstep/resources/HostSystem/{id}"), &json!(null));
+    let hardware = &stored["properties"]["hardware"];
+    if let Some(lscpu) = printed("lscpu", &["-J"]) {
+        let lscpu: Value = serde_json::from_str(&lscpu).unwrap();
+        let text = lscpu.to_string();
+        assert!(text.contains(&format!("\"field\":\"CPU(s):\",\"data\":\"{}\"", hardware["cpu_threads"])), "{text}\n{hardware}");
+        assert!(text.contains(hardware["cpu_model"].as_str().unwrap()), "{text}");
+    }
+    if let Some(free) = printed("free", &["-b"]) {
+        let total = free.lines().nth(1).and_then(|l| l.split_whitespace().nth(1)).unwrap();
+        assert_eq!(hardware["memory_size_bytes"].to_string(), total);
+    }
+    if let Some(lsblk) = printed("lsblk", &["-J", "-b", "-d", "-o", "NAME,SIZE,TYPE"]) {
+        let lsblk: Value = serde_json::from_str(&lsblk).unwrap();
+        let disks = stored["properties"]["disks"].as_array().cloned().unwrap_or_default();
+        for disk in lsblk["blockdevices"].as_array().unwrap().iter().filter(|d| d["type"] == "disk") {
+            let ours = disks.iter().find(|d| d["name"] == disk["name"]).unwrap_or_else(|| panic!("no disk {disk}"));
+            assert_eq!(ours["capacity"], disk["size"], "{disk}");
+        }
+    }
+    // A machine at rest is no news.
+    let token = server.sequence();
+    std::thread::sleep(Duration::from_secs(5));
+    assert_eq!(server.sequence(), token, "{}", server.changes(&token).1);
+}
+
+#[test]
+fn a_qemu_process_arrives_in_the_feed_and_leaves_it() {
+    if printed("qemu-system-x86_64", &["--version"]).is_none() {
+        eprintln!("skipped: no qemu-system-x86_64; scripts/test-tools.sh installs it");
+        return;
+    }
+    let server = Server::start_with(&["--plain-http"]);
+    eventually(Duration::from_secs(10), "the host is in the inventory", || hosts(&server).into_iter().next());
+    let token = server.sequence();
+    let uuid = "5f0c8ed6-0000-4000-8000-00000000c0de";
+    let mut qemu = Command::new("qemu-system-x86_64")
+        .args(["-accel", "tcg", "-display", "none", "-S", "-name", "lockstep-it", "-uuid", uuid, "-m", "64", "-smp", "2"])
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let find = |token: &str, kind: &str| {
+        let (status, answer) = server.changes(token);
+        assert_eq!(status, 200, "{answer}");
+        let changes = answer["value"]["changes"].as_array().cloned().unwrap_or_default();
+        let is_ours = |c: &Value| c["resource"]["id"].as_str().is_some_and(|id| id.contains(uuid)) && c["kind"] == kind;
+        changes.into_iter().find(is_ours)
+    };
+    let created = eventually(Duration::from_secs(5), "the VM is in the feed", || find(&token, "CREATE"));
+    assert_eq!(created["resource"]["type"], "VirtualMachine");
+    assert_eq!(created["parent_resources"][0]["type"], "HostSystem", "{created}");
+    let id = created["resource"]["id"].as_str().unwrap();
+    let stored = server.ok("GET", &format!("/api/lockstep/resources/VirtualMachine/{id}"), &json!(null));
+    let properties = &stored["properties"];
+    assert_eq!((&properties["name"], &properties["cpu_count"], &properties["memory_size_MiB"]), (&json!("lockstep-it"), &json!(2), &json!(64)));
+    qemu.kill().unwrap();
+    qemu.wait().unwrap();
+    let deleted = eventually(Duration::from_secs(5), "the end of the VM is in the feed", || find(&token, "DELETE"));
+    assert_eq!(deleted["parent_resources"], created["parent_resources"]);
+}

@@ -1,0 +1,11 @@
+//! Tests of the real binary: a server of its own for each, over real connections.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on stops")]
+
+mod collect;
+mod crash;
+mod feed;
+mod inventory;
+mod query;
+mod sdk;
+mod server;
