@@ -1,0 +1,136 @@
+//! Bodies: reading a request's whole, and the answers' in few pieces.
+
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use bytes::{Bytes, BytesMut};
+use http::StatusCode;
+use http_body::{Body as HttpBody, Frame, SizeHint};
+use hyper::body::Incoming;
+use lockstep_contract::{Error, ErrorKind};
+use tokio::sync::mpsc;
+
+use crate::limits::{Limits, Share};
+use crate::refusal::Refusal;
+
+/// The body of an answer.
+pub(crate) enum Body {
+    /// Nothing.
+    Empty,
+    /// Up to three pieces, sent with the head in one write. The one in the middle may be shared with other answers.
+    Pieces([Bytes; 3]),
+    /// Pieces as they come. An error breaks the connection off, so that nobody takes what was sent for all there is.
+    Stream(mpsc::Receiver<io::Result<Bytes>>),
+}
+
+impl Body {
+    /// A body of one piece.
+    pub fn one(bytes: impl Into<Bytes>) -> Self {
+        Self::Pieces([bytes.into(), Bytes::new(), Bytes::new()])
+    }
+}
+
+impl HttpBody for Body {
+    type Data = Bytes;
+    type Error = io::Error;
+
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<io::Result<Frame<Bytes>>>> {
+        match self.get_mut() {
+            Self::Empty => Poll::Ready(None),
+            Self::Pieces(pieces) => {
+                let next = pieces.iter_mut().find(|piece| !piece.is_empty()).map(std::mem::take);
+                Poll::Ready(next.map(|piece| Ok(Frame::data(piece))))
+            }
+            Self::Stream(pieces) => pieces.poll_recv(cx).map(|next| next.map(|piece| piece.map(Frame::data))),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Empty => true,
+            Self::Pieces(pieces) => pieces.iter().all(Bytes::is_empty),
+            Self::Stream(_) => false,
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Empty => SizeHint::with_exact(0),
+            Self::Pieces(pieces) => SizeHint::with_exact(pieces.iter().map(|piece| piece.len() as u64).sum()),
+            Self::Stream(_) => SizeHint::default(),
+        }
+    }
+}
+
+/// Reads the whole body, and takes its bytes from `share` of what all bodies may hold.
+///
+/// # Errors
+/// 413 when it is larger than allowed, 408 when it comes too slowly, 503 when too much is held already, 400 when it breaks off.
+pub(crate) async fn read(mut body: Incoming, limits: &Limits, share: &mut Share) -> Result<Bytes, Refusal> {
+    if body.is_end_stream() {
+        return Ok(Bytes::new());
+    }
+    if body.size_hint().lower() > limits.body_bytes_max {
+        return Err(too_large(limits));
+    }
+    let whole = async {
+        let mut first = Bytes::new();
+        let mut rest = BytesMut::new();
+        while let Some(piece) = next_piece(&mut body).await? {
+            let held = (first.len() + rest.len() + piece.len()) as u64;
+            if held > limits.body_bytes_max {
+                return Err(too_large(limits));
+            }
+            if !share.grow(piece.len() as u64) {
+                let message = "the server holds too many large requests; try again in a moment";
+                return Err(
+                    Error::new(ErrorKind::ServiceUnavailable, "lockstep.request.bodies", message, Vec::new()).into()
+                );
+            }
+            // A body of one piece, as most are, is not copied.
+            if first.is_empty() {
+                first = piece;
+            } else {
+                if rest.is_empty() {
+                    rest.extend_from_slice(&first);
+                }
+                rest.extend_from_slice(&piece);
+            }
+        }
+        Ok(if rest.is_empty() { first } else { rest.freeze() })
+    };
+    match tokio::time::timeout(limits.body_timeout, whole).await {
+        Ok(read) => read,
+        Err(_) => Err(too_slow()),
+    }
+}
+
+/// The next piece of a body; `None` at its end.
+///
+/// # Errors
+/// 400 when it breaks off or its framing is wrong.
+pub(crate) async fn next_piece(body: &mut Incoming) -> Result<Option<Bytes>, Refusal> {
+    loop {
+        match std::future::poll_fn(|cx| Pin::new(&mut *body).poll_frame(cx)).await {
+            None => return Ok(None),
+            Some(Err(error)) => return Err(Error::invalid_request(format!("the body breaks off: {error}")).into()),
+            Some(Ok(frame)) => {
+                // What is no data are trailers, which nobody reads.
+                if let Ok(piece) = frame.into_data() {
+                    return Ok(Some(piece));
+                }
+            }
+        }
+    }
+}
+
+fn too_large(limits: &Limits) -> Refusal {
+    let error = Error::invalid_request(format!("the body is larger than {} bytes", limits.body_bytes_max));
+    Refusal::new(error).status(StatusCode::PAYLOAD_TOO_LARGE)
+}
+
+/// The refusal of a body that comes too slowly.
+pub(crate) fn too_slow() -> Refusal {
+    Refusal::new(Error::invalid_request("the body came too slowly")).status(StatusCode::REQUEST_TIMEOUT)
+}
