@@ -1,5 +1,6 @@
 //! Answers: which resources, and their values, straight from the columns.
 
+use std::borrow::Cow;
 use std::time::Instant;
 
 use serde::Serialize;
@@ -105,6 +106,14 @@ impl View {
                 ));
             }
         }
+        for (space, projections) in &columns {
+            let rows: Vec<u32> = page.rows.iter().filter(|row| row.space == *space).map(|row| row.row).collect();
+            // One row's values come as they come.
+            if rows.len() > 1 {
+                std::hint::black_box(self.spaces.get(*space).touch(&rows));
+                projections.iter().for_each(|projection| projection.touch(self, &rows));
+            }
+        }
         let indexes = tally.indexes.borrow().iter().map(|(kind, of)| format!("{kind} {of}")).collect();
         let micros = u64::try_from(started.elapsed().as_micros()).unwrap_or(u64::MAX);
         let cost = Cost { rows_examined: tally.examined.get(), rows_matched: Some(total), indexes, micros };
@@ -199,6 +208,30 @@ impl<'v> Projection<'v> {
             at = next.flatten().unwrap_or(at);
         }
         out
+    }
+
+    /// Reads a little of what the values of some rows are made of, see [`crate::leaf::Leaf::touch`].
+    fn touch(&self, view: &View, rows: &[u32]) {
+        let mut rows = Cow::Borrowed(rows);
+        for hop in &self.hops {
+            let mut slots = rows.into_owned();
+            for spans in &hop.spot.lists {
+                slots = slots.iter().filter_map(|&slot| spans.get(slot)).flat_map(|(from, to)| from..to).collect();
+            }
+            let Some(next) = hop.next else { return hop.spot.node.touch(&slots, &view.spaces) };
+            let leaf = match hop.spot.node {
+                Node::Leaf(leaf) => leaf,
+                Node::List(list) => {
+                    let Node::Leaf(leaf) = &list.element else { return };
+                    slots = slots.iter().filter_map(|&slot| list.spans.get(slot)).flat_map(|(from, to)| from..to).collect();
+                    leaf
+                }
+                Node::Struct(_) => return,
+            };
+            let Store::Id(ids) = &leaf.store else { return };
+            let targets = slots.iter().filter_map(|&slot| ids.get(slot)).filter(|target| target.space == next);
+            rows = Cow::Owned(targets.map(|target| target.row).collect());
+        }
     }
 
     #[inline]

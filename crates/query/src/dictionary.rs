@@ -62,6 +62,15 @@ impl Dictionary {
         &segment.text[self.starts[code as usize] as usize..end]
     }
 
+    /// Reads a little of each text, so that all of them are on their way from memory at once.
+    pub(crate) fn touch(&self, codes: &[u32]) -> usize {
+        let starts = codes.iter().map(|&code| self.starts[code as usize] as usize).sum::<usize>();
+        codes.iter().fold(starts, |sum, &code| {
+            let text = self.text(code).as_bytes();
+            sum + usize::from(text.first().copied().unwrap_or(0)) + usize::from(text.last().copied().unwrap_or(0))
+        })
+    }
+
     /// The code of a text, if it is in use.
     pub(crate) fn find(&self, text: &str) -> Option<u32> {
         self.codes.find(hash(text), |&code| self.text(code) == text).copied()

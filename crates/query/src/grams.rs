@@ -40,34 +40,49 @@ impl List {
         self.count += 1;
     }
 
-    fn each(&self, mut f: impl FnMut(u32)) {
-        let (mut code, mut delta, mut shift) = (0, 0u32, 0);
-        for &byte in &self.bytes {
-            delta |= u32::from(byte & 0x7f) << shift;
-            if byte & 0x80 == 0 {
-                code += delta;
-                f(code);
-                (delta, shift) = (0, 0);
-            } else {
-                shift += 7;
-            }
-        }
+    fn codes(&self) -> Vec<u32> {
+        let mut codes = Vec::with_capacity(self.count as usize);
+        self.each(|code| codes.push(code));
+        codes
     }
 
-    /// Keeps of `codes`, which ascend, those that are in the list.
-    fn retain(&self, codes: &mut Vec<u32>) {
-        let (mut read, mut kept) = (0, 0);
-        self.each(|code| {
-            while read < codes.len() && codes[read] < code {
-                read += 1;
-            }
-            if read < codes.len() && codes[read] == code {
-                codes[kept] = code;
-                kept += 1;
-                read += 1;
-            }
+    /// Those of `codes`, which ascend, that are in the list.
+    fn intersect(&self, codes: &[u32]) -> Vec<u32> {
+        let mut bits = Bits::with_len(codes.last().map_or(0, |&last| last as usize + 1));
+        codes.iter().for_each(|&code| {
+            bits.insert(code);
         });
-        codes.truncate(kept);
+        // Written in any case, counted only if it is in both: the outcome cannot be guessed, a branch would be.
+        let mut both = vec![0; codes.len() + 1];
+        let mut count = 0;
+        self.each(|code| {
+            both[count] = code;
+            count += usize::from(bits.contains(code));
+        });
+        both.truncate(count);
+        both
+    }
+
+    #[inline]
+    fn each(&self, mut f: impl FnMut(u32)) {
+        let mut code = 0;
+        let mut bytes = self.bytes.iter();
+        while let Some(&byte) = bytes.next() {
+            // Nine in ten differences take one byte.
+            let mut delta = u32::from(byte & 0x7f);
+            if byte >= 0x80 {
+                let mut shift = 7;
+                for &byte in bytes.by_ref() {
+                    delta |= u32::from(byte & 0x7f) << shift;
+                    shift += 7;
+                    if byte < 0x80 {
+                        break;
+                    }
+                }
+            }
+            code += delta;
+            f(code);
+        }
     }
 }
 
@@ -117,27 +132,34 @@ impl Grams {
 
     /// The texts that may match; `folded` is not empty.
     pub(crate) fn find(&self, how: TextMatch, folded: &str) -> Found {
-        let mut lists = Vec::new();
-        let mut missing = false;
+        // The lists of the piece's groups, with where in the piece each group begins.
+        let mut lists: Vec<(usize, &List)> = Vec::new();
+        let (mut missing, mut at) = (false, 0);
         groups(folded.as_bytes(), how == TextMatch::StartsWith, how == TextMatch::EndsWith, |group| {
             match self.lists.get(&group) {
-                Some(list) => lists.push(list),
+                Some(list) => lists.push((at, list)),
                 None => missing = true,
             }
+            at += 1;
         });
         if missing {
             return Found::Exact(Vec::new());
         }
-        lists.sort_unstable_by_key(|list| list.count);
-        let Some((first, rest)) = lists.split_first() else { return Found::Exact(self.short(folded)) };
-        let mut codes = Vec::with_capacity(first.count as usize);
-        first.each(|code| codes.push(code));
-        for list in rest {
+        let Some((mut codes, first)) = lists.iter().min_by_key(|(_, list)| list.count).map(|(at, list)| (list.codes(), *at)) else {
+            return Found::Exact(self.short(folded));
+        };
+        // Groups that overlap say nearly the same, so the next one is the rarest of those that are apart from the last.
+        let mut seen = vec![first];
+        while codes.len() > CANDIDATES_FEW {
+            let unseen = lists.iter().filter(|(at, _)| !seen.contains(at));
+            let apart = |at: usize| seen.iter().all(|&s| s.abs_diff(at) >= 3);
+            let Some((at, list)) = unseen.min_by_key(|(at, list)| (!apart(*at), list.count)) else { break };
             // Reading a list takes about a nanosecond a member, comparing a candidate about fifty.
-            if codes.len() <= CANDIDATES_FEW || list.count as usize > codes.len() * 50 {
+            if list.count as usize > codes.len() * 50 {
                 break;
             }
-            list.retain(&mut codes);
+            codes = list.intersect(&codes);
+            seen.push(*at);
         }
         Found::Candidates(codes)
     }

@@ -168,6 +168,14 @@ impl<'v> Rewound<'v> {
         }
         Self { view, before }
     }
+
+    /// A resource as it was; `None` when it did not exist.
+    pub fn document(&self, id: &ResourceId) -> Option<Document> {
+        match self.before.get(id) {
+            Some(before) => before.clone(),
+            None => self.view.get(id).map(|stored| stored.document),
+        }
+    }
 }
 
 impl Source for Rewound<'_> {

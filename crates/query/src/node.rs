@@ -160,6 +160,18 @@ impl Node {
         }
     }
 
+    /// Reads a little of each value, see [`Leaf::touch`].
+    pub(crate) fn touch(&self, slots: &[u32], spaces: &Spaces) {
+        match self {
+            Self::Leaf(leaf) => leaf.touch(slots, spaces),
+            Self::Struct(fields) => fields.iter().for_each(|field| field.node.touch(slots, spaces)),
+            Self::List(list) => {
+                let elements: Vec<u32> = slots.iter().filter_map(|&slot| list.spans.get(slot)).flat_map(|(from, to)| from..to).collect();
+                list.element.touch(&elements, spaces);
+            }
+        }
+    }
+
     /// Sets or unsets everything below the slot; whether all of the value was taken.
     pub(crate) fn set(&mut self, at: &At, value: Option<&Value>, spaces: &mut Spaces) -> bool {
         match self {

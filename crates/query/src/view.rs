@@ -306,6 +306,24 @@ impl View {
         Some(self.spaces.get(row.space).modified(row.row))
     }
 
+    /// The commits that created and last changed a resource; `None` when it does not exist.
+    pub fn lifetime(&self, id: &ResourceId) -> Option<(Position, Position)> {
+        let row = self.spaces.find_live(id)?;
+        let space = self.spaces.get(row.space);
+        Some((space.created(row.row), space.modified(row.row)))
+    }
+
+    /// The resources that were created or changed after a position, in no order. Looks at every resource: some milliseconds
+    /// for a million.
+    pub fn changed_since(&self, after: Position) -> impl Iterator<Item = ResourceId> + '_ {
+        let spaces = self.registry.types().filter_map(|def| self.spaces.find_type(def.name.as_str()));
+        spaces.flat_map(move |space| {
+            let rows = self.spaces.get(space);
+            let changed = rows.live.iter().filter(move |row| rows.modified(*row) > after);
+            changed.map(move |row| self.spaces.id(Row { space, row }))
+        })
+    }
+
     /// How many resources of a type there are.
     pub fn count(&self, resource_type: &str) -> usize {
         self.spaces.find_type(resource_type).map_or(0, |space| self.spaces.get(space).live_count)
