@@ -107,7 +107,7 @@ impl std::fmt::Debug for Clock {
 
 /// The embedded engine. See the crate's essay for what it keeps on disk, and how.
 ///
-/// Dropping it closes it.
+/// Dropping it closes it. When [`Engine::close`] has returned, the directory can be opened again.
 pub struct Embedded {
     shared: Arc<Shared>,
     /// The writer and housekeeping, until they are joined.
@@ -129,8 +129,8 @@ pub(crate) struct Shared {
     state: Mutex<Option<StateFile>>,
     /// What `origin` says. Held while the file is written, by the writer at each new segment and by housekeeping.
     origin: Mutex<Record>,
-    /// Held as long as anything here may touch the directory.
-    _lock: Option<File>,
+    /// Held until the threads have ended: by then nothing more is written here.
+    lock: Mutex<Option<File>>,
 }
 
 impl Embedded {
@@ -185,7 +185,7 @@ impl Embedded {
             state: Mutex::new(state),
             origin: Mutex::new(origin),
             config,
-            _lock: lock,
+            lock: Mutex::new(lock),
         });
         let writer = Writer {
             shared: shared.clone(),
@@ -283,13 +283,18 @@ impl Engine for Embedded {
         self.shared.queue.close();
         self.shared.housekeeping.close();
         let threads = std::mem::take(&mut *self.threads.lock());
-        for thread in threads {
-            // The last owner may be a closure that the writer runs: it cannot wait for itself.
-            if thread.thread().id() != std::thread::current().id() && thread.join().is_err() {
+        // The last owner may be a closure that the writer runs, which cannot wait for itself. Then the lock goes when the last reader does.
+        let (own, others): (Vec<_>, Vec<_>) =
+            threads.into_iter().partition(|thread| thread.thread().id() == std::thread::current().id());
+        for thread in others {
+            if thread.join().is_err() {
                 tracing::error!("a thread of the journal panicked");
             }
         }
         self.shared.log.close();
+        if own.is_empty() {
+            drop(self.shared.lock.lock().take());
+        }
     }
 }
 

@@ -9,6 +9,8 @@ mod embedded;
 mod engine;
 mod frame;
 mod storage;
+#[cfg(any(test, feature = "suite"))]
+pub mod suite;
 
 pub use codec::CodecError;
 pub use commit::{Batch, Change, Commit, Expect, Operation, StateEntry, redo};

@@ -1,14 +1,14 @@
 //! Opening: what is on the disk becomes a log, a versions table and, for the caller, the state and the commits after it.
 //!
-//! 1. Unfinished files and states older than the newest are removed.
+//! 1. The directory is flushed: what a killed process had renamed and not yet flushed is built upon from here on. Then unfinished
+//!    files and states older than the newest are removed.
 //! 2. `origin` is read, or made when the directory is empty.
 //! 3. The newest state is read, then every segment that is not known to end before it. A second thread reads, checks and
 //!    decompresses; this one decodes, fills the versions table and calls back. Segments must follow each other without a hole.
 //! 4. A bad frame at the end of the last segment with nothing after it is a write that was never acknowledged: it is cut. Any
 //!    other is damage, and so is one at a position that `origin` or the state knows to have been durable: refused, naming file and
 //!    byte. Cutting the file there by hand is then somebody's decision to lose what follows.
-//! 5. The last segment and the directory are flushed: what a killed process had written and not yet flushed is handed out from
-//!    here on, so it must be durable.
+//! 5. The last segment is flushed: what a killed process had written and not yet flushed is handed out, so it must be durable.
 //! 6. When the log ends before what is known to have been durable (a disk that lied, a file cut by hand), the log gets a new
 //!    epoch and goes on above that mark in a new segment: no position is given twice, and readers of before can be told.
 
@@ -64,6 +64,7 @@ pub(crate) fn recover(
     prints: &Fingerprinter,
     each: &mut dyn FnMut(Replayed),
 ) -> Result<Recovered, JournalError> {
+    storage.sync_directory().map_err(failed(storage, "cannot flush the directory of", "origin"))?;
     let names = storage.list().map_err(failed(storage, "cannot list the directory of", "origin"))?;
     let state = clean(storage, &names)?;
     let mut firsts: Vec<u64> = names.iter().filter_map(|name| segment::parse_name(name)).collect();
@@ -107,7 +108,6 @@ pub(crate) fn recover(
         Some(tail) if end >= mark => {
             let name = segments.back().map_or("", |segment| &segment.name);
             tail.file.sync().map_err(failed(storage, "cannot flush", name))?;
-            storage.sync_directory().map_err(failed(storage, "cannot flush the directory of", name))?;
             tail
         }
         Some(_) => {

@@ -5,6 +5,7 @@ use std::sync::mpsc::channel;
 use lockstep_model::{Document, ResourceId, Value};
 
 use super::*;
+use crate::suite::{Opened, Site};
 use crate::{Change, CommitError, Expect, Operation};
 
 fn create(id: &str, value: i64) -> Batch {
@@ -17,6 +18,26 @@ fn commit(engine: &dyn Engine, batch: Batch) -> Result<Position, CommitError> {
     let (sender, outcome) = channel();
     engine.submit(batch, Box::new(move |result| drop(sender.send(result))));
     outcome.recv().unwrap_or(Err(CommitError::Closed))
+}
+
+/// A directory, kept in small pieces so that the suite reaches segments, states and files.
+struct Scratch(tempfile::TempDir);
+
+impl Site for Scratch {
+    fn open(&self) -> Opened {
+        let config = Config { segment_bytes_max: 1000, fold_bytes_min: 5000, ring_bytes_max: 500, ..Config::default() };
+        let mut replayed = Vec::new();
+        let journal = Embedded::open(self.0.path(), config, &mut |piece| replayed.push(piece)).unwrap();
+        Opened { engine: Arc::new(journal), replayed }
+    }
+
+    fn is_shared(&self) -> bool {
+        false
+    }
+}
+
+mod suite {
+    crate::engine_suite!(super::Scratch(tempfile::tempdir().unwrap()));
 }
 
 #[test]

@@ -70,7 +70,8 @@ enum Write {
     Truncate(u64),
 }
 
-/// `None` removes the name; the old name of a file that was moved goes in the same stroke.
+/// A name that goes and a name that comes, in one stroke.
+#[derive(Clone)]
 struct Renaming {
     removed: Option<String>,
     made: Option<(String, usize)>,
@@ -119,6 +120,14 @@ impl Disk {
         }
         let durable_names = names.clone();
         let inner = Inner { files, names, durable_names, ..Inner::default() };
+        Disk { inner: Arc::new(Mutex::new(inner)) }
+    }
+
+    /// The disk as it is found after the program was killed: nothing is lost, but a power loss still may take it.
+    pub(crate) fn after_kill(&self) -> Disk {
+        let Inner { files, names, durable_names, renamings, .. } = &*self.inner.lock();
+        let (files, names, durable_names) = (files.clone(), names.clone(), durable_names.clone());
+        let inner = Inner { files, names, durable_names, renamings: renamings.clone(), ..Inner::default() };
         Disk { inner: Arc::new(Mutex::new(inner)) }
     }
 
