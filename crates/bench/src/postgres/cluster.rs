@@ -118,7 +118,7 @@ fn settings() -> anyhow::Result<String> {
          max_wal_senders = 0\n\
          max_wal_size = 8GB\n\
          autovacuum = off\n",
-        (memory_mib / 4).clamp(256, 8192),
+        (memory_mib / 3).clamp(256, 8192),
         memory_mib / 2,
     ))
 }
