@@ -1,0 +1,260 @@
+//! `lockstep collect`: a real machine, kept in the inventory from outside the server.
+
+use std::collections::HashMap;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result};
+use lockstep_agent::reconcile::{self, Write};
+use lockstep_agent::{HostReader, Observed};
+use lockstep_client::{Client, ClientError};
+use lockstep_contract::services::TypedId;
+use lockstep_contract::services::resource_model::{
+    ComparableType, ComparisonOperator, CompositeFilter, CompositeOperator, FilterType, PropertyFilter, Query,
+    QueryInput, QuerySpec, ResourceFilter,
+};
+use lockstep_contract::services::resources::{
+    Create, CreateInput, Delete, DeleteInput, Get, GetInput, Patch, PatchInput,
+};
+use lockstep_contract::{ErrorKind, Opaque};
+use serde_json::{Map, Value};
+
+use super::Context;
+use crate::json;
+
+/// The types of resources that a host has, as far as the collector goes.
+const TYPES_OF_HOST: [&str; 3] = ["VirtualMachine", "Datastore", "Network"];
+
+/// Rows of a page of what the inventory has of a host.
+const PAGE_ROWS: i64 = 1000;
+
+/// Read a real machine and keep the inventory as it is.
+#[derive(Debug, clap::Subcommand)]
+pub enum CollectCommand {
+    /// Keep this machine, and the QEMU processes on it, in the inventory.
+    ///
+    /// Writes what changed and nothing else, in the name of the account that is given: the role `agent` is enough. What
+    /// others set (tags, annotations, folders) stays. VMs of this machine that are gone are deleted.
+    #[command(after_help = "Examples:\n  \
+        lockstep collect host --url https://site-a:8443 --username agent-7 --once\n  \
+        lockstep collect host --interval 10s")]
+    Host(CollectHostArgs),
+}
+
+/// How often, and how long.
+#[derive(Debug, clap::Args)]
+pub struct CollectHostArgs {
+    /// Read once, and end
+    #[arg(long)]
+    once: bool,
+    /// How often to read, e.g. 5s, 500ms, 1m
+    #[arg(long, value_name = "TIME", default_value = "5s", value_parser = duration, conflicts_with = "once")]
+    interval: Duration,
+}
+
+impl CollectCommand {
+    pub(crate) async fn run(self, context: &Context) -> Result<ExitCode> {
+        let Self::Host(args) = self;
+        let reader = Arc::new(HostReader::new());
+        if args.once {
+            round(&context.client, &reader).await?;
+            return Ok(ExitCode::SUCCESS);
+        }
+        let mut timer = tokio::time::interval(args.interval);
+        timer.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                _ = timer.tick() => {}
+                interrupted = tokio::signal::ctrl_c() => {
+                    interrupted?;
+                    return Ok(ExitCode::SUCCESS);
+                }
+            }
+            match round(&context.client, &reader).await {
+                // The next round is the retry.
+                Err(error) if error.downcast_ref::<ClientError>().is_some_and(ClientError::is_transient) => {
+                    eprintln!("lockstep: {error:#}");
+                }
+                outcome => outcome?,
+            }
+        }
+    }
+}
+
+/// Reads the machine once and writes what differs.
+async fn round(client: &Client, reader: &Arc<HostReader>) -> Result<()> {
+    let reading = reader.clone();
+    let observed = tokio::task::spawn_blocking(move || reading.read()).await??;
+    let stored = stored(client, &observed).await?;
+    let of_host = of_hosts(client, &observed).await?;
+    let key = |resource_type: &str, id: &str| (resource_type.to_owned(), id.to_owned());
+    let writes = reconcile::plan(
+        &observed,
+        &|resource_type, id| stored.get(&key(resource_type, id)).cloned(),
+        &|resource_type, host| of_host.get(&key(resource_type, host)).cloned().unwrap_or_default(),
+    );
+    for write in writes {
+        let told = describe(&write);
+        match apply(client, write).await {
+            Ok(()) => eprintln!("{told}"),
+            // Somebody else was faster; the next round sees what is there.
+            Err(error)
+                if matches!(
+                    error.kind(),
+                    Some(ErrorKind::AlreadyExists | ErrorKind::NotFound | ErrorKind::ConcurrentChange)
+                ) => {}
+            Err(error) => return Err(error).context(told),
+        }
+    }
+    Ok(())
+}
+
+/// What the inventory has of what was observed.
+async fn stored(client: &Client, observed: &[Observed]) -> Result<HashMap<(String, String), Map<String, Value>>> {
+    let mut stored = HashMap::new();
+    for one in observed {
+        let input = GetInput { resource_type: one.resource_type.to_owned(), id: one.id.clone() };
+        match client.call(Get, input).await {
+            Ok(resource) => {
+                if let Value::Object(properties) = json::of_data(&resource.properties.0) {
+                    stored.insert((resource.resource_type, resource.id), properties);
+                }
+            }
+            Err(error) if error.kind() == Some(ErrorKind::NotFound) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(stored)
+}
+
+/// What the inventory has of the observed hosts: ids by type and host.
+async fn of_hosts(client: &Client, observed: &[Observed]) -> Result<HashMap<(String, String), Vec<String>>> {
+    let mut found = HashMap::new();
+    for host in observed.iter().filter(|one| one.resource_type == "HostSystem") {
+        for resource_type in TYPES_OF_HOST {
+            let ids = referrers(client, resource_type, &host.id).await?;
+            found.insert((resource_type.to_owned(), host.id.clone()), ids);
+        }
+    }
+    Ok(found)
+}
+
+/// The ids of a type's resources whose `host` is this one.
+async fn referrers(client: &Client, resource_type: &str, host: &str) -> Result<Vec<String>> {
+    let host = TypedId { resource_type: "HostSystem".to_owned(), id: host.to_owned() };
+    let by_type = ResourceFilter {
+        filter_type: FilterType::Type,
+        resource_type: Some(resource_type.to_owned()),
+        resource_id: None,
+        property_filter: None,
+        composite_filter: None,
+    };
+    let property = PropertyFilter {
+        property: format!("{resource_type}/host"),
+        operator: ComparisonOperator::Equal,
+        comparable_type: ComparableType::Id,
+        comparable_long: None,
+        comparable_double: None,
+        comparable_boolean: None,
+        comparable_string: None,
+        comparable_id: Some(host),
+    };
+    let by_host = ResourceFilter {
+        filter_type: FilterType::Property,
+        resource_type: None,
+        property_filter: Some(property),
+        ..by_type.clone()
+    };
+    let both = CompositeFilter { operator: CompositeOperator::Intersect, filters: vec![by_type.clone(), by_host] };
+    let resource_filter = ResourceFilter {
+        filter_type: FilterType::Composite,
+        resource_type: None,
+        composite_filter: Some(Box::new(both)),
+        ..by_type
+    };
+    let mut ids = Vec::new();
+    loop {
+        let query_spec = QuerySpec {
+            resource_filter: resource_filter.clone(),
+            property_spec: Vec::new(),
+            sort_criteria: None,
+            offset: Some(i64::try_from(ids.len())?),
+            limit: Some(PAGE_ROWS),
+            compute_total_item_count: None,
+        };
+        let page = client.call(Query, QueryInput { query_spec }).await?;
+        let rows = page.items.len();
+        ids.extend(page.items.into_iter().map(|item| item.resource_id.id));
+        if rows < PAGE_ROWS as usize {
+            return Ok(ids);
+        }
+    }
+}
+
+fn describe(write: &Write) -> String {
+    match write {
+        Write::Create { resource_type, id, .. } => format!("created {resource_type} {id}"),
+        Write::Patch { resource_type, id, properties } => {
+            let paths: Vec<&str> = properties.keys().map(String::as_str).collect();
+            format!("changed {resource_type} {id}: {}", paths.join(", "))
+        }
+        Write::Delete { resource_type, id } => format!("deleted {resource_type} {id}"),
+    }
+}
+
+async fn apply(client: &Client, write: Write) -> Result<(), ClientError> {
+    let opaque = |properties: Map<String, Value>| {
+        // Properties that were read as JSON are JSON; were they not, the site would refuse the null.
+        Opaque(json::to_data(&Value::Object(properties)).unwrap_or(lockstep_contract::Data::Null))
+    };
+    match write {
+        Write::Create { resource_type, id, properties } => {
+            client.call(Create, CreateInput { resource_type, id, properties: opaque(properties) }).await.map(|_| ())
+        }
+        Write::Patch { resource_type, id, properties } => {
+            let input = PatchInput { resource_type, id, properties: opaque(properties), expected_position: None };
+            client.call(Patch, input).await.map(|_| ())
+        }
+        Write::Delete { resource_type, id } => {
+            let input = DeleteInput { resource_type, id, expected_position: None, cascade: None };
+            client.call(Delete, input).await.map(|_| ())
+        }
+    }
+}
+
+/// A time with its unit: `500ms`, `5s`, `1m`; without a unit, seconds.
+fn duration(text: &str) -> Result<Duration, String> {
+    let digits = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
+    let (number, unit) = text.split_at(digits);
+    let scale_s = match unit {
+        "ms" => 0.001,
+        "" | "s" => 1.0,
+        "m" => 60.0,
+        "h" => 3600.0,
+        _ => return Err(format!("{unit:?} is no unit of time: ms, s, m or h")),
+    };
+    let seconds = number.parse::<f64>().map_err(|_| format!("{text:?} is no time such as 5s"))? * scale_s;
+    let found = Duration::try_from_secs_f64(seconds).map_err(|_| format!("{text:?} is too long"))?;
+    if found < Duration::from_millis(100) {
+        return Err("less than 100ms would do nothing but read".to_owned());
+    }
+    Ok(found)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_have_units() {
+        for (text, expected_ms) in
+            [("5", 5000), ("5s", 5000), ("500ms", 500), ("1.5s", 1500), ("2m", 120_000), ("1h", 3_600_000)]
+        {
+            assert_eq!(duration(text), Ok(Duration::from_millis(expected_ms)), "{text}");
+        }
+        for bad in ["", "s", "5x", "-5s", "1ms", "1e99", "1.2.3s", "99999999999999999999999h"] {
+            assert!(duration(bad).is_err(), "{bad}");
+        }
+    }
+}
