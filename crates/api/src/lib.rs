@@ -41,4 +41,4 @@ mod streams;
 pub mod tls;
 
 pub use limits::Limits;
-pub use server::{Listener, serve};
+pub use server::{ApiConfig, listen, serve};

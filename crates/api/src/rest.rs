@@ -54,7 +54,7 @@ fn read_body(operation: &Operation, body: &[u8], format: Format) -> Result<Vec<(
         let (root, _, namespace) = operation.xml_root();
         xml::read(body, &root, &namespace).map_err(Error::invalid_request)?
     } else {
-        Data::from_json(body).map_err(|e| Error::invalid_request(format!("malformed JSON: {e}")))?
+        Data::from_request(body).map_err(|e| Error::invalid_request(format!("malformed JSON: {e}")))?
     };
     let bare = operation.rest.and_then(|rest| rest.body).filter(|_| !format.is_xml());
     match (bare, data) {

@@ -59,7 +59,7 @@ const MISMATCH: i32 = -31001;
 /// # Errors
 /// [`Failure`] when it is no request, or none for an operation.
 pub(crate) fn read(body: &[u8], headers: &HeaderMap, shown: Credentials, table: &Table) -> Result<Request, Failure> {
-    let data = Data::from_json(body).map_err(|e| Failure::new(PARSE, Data::Null, format!("malformed JSON: {e}")))?;
+    let data = Data::from_request(body).map_err(|e| Failure::new(PARSE, Data::Null, format!("malformed JSON: {e}")))?;
     let no_request = |message: &str| Failure::new(NO_REQUEST, Data::Null, message);
     let Data::Struct(None, mut members) = data else {
         return Err(no_request("a request is an object; batches are not supported"));

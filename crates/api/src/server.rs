@@ -14,6 +14,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::graceful::GracefulConnection;
 use lockstep_site::Site;
 use lockstep_site::table::Table;
+use rustix::io::Errno;
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::watch;
 use tokio_rustls::TlsAcceptor;
@@ -34,31 +35,24 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// Requests of one HTTP/2 connection at a time.
 const STREAMS_MAX: u32 = 128;
 
-/// Where a server listens.
-pub struct Listener {
-    socket: TcpListener,
-    tls: Option<TlsAcceptor>,
+/// How a server talks.
+#[derive(Debug, Clone, Default)]
+pub struct ApiConfig {
+    /// TLS, with HTTP/1.1 and HTTP/2. Without it the server speaks HTTP/1.1 in the clear, which is for loopback only.
+    pub tls: Option<Arc<rustls::ServerConfig>>,
+    /// What the server gives at most.
+    pub limits: Limits,
 }
 
-impl Listener {
-    /// Listens on `address`, by TLS when there is a configuration for it. Port 0 takes a free one.
-    ///
-    /// # Errors
-    /// When the address cannot be had.
-    pub fn bind(address: SocketAddr, tls: Option<Arc<rustls::ServerConfig>>) -> io::Result<Self> {
-        let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
-        socket.set_reuseaddr(true)?;
-        socket.bind(address)?;
-        Ok(Self { socket: socket.listen(BACKLOG)?, tls: tls.map(TlsAcceptor::from) })
-    }
-
-    /// The address with the port that was given.
-    ///
-    /// # Errors
-    /// When the operating system does not say.
-    pub fn local_address(&self) -> io::Result<SocketAddr> {
-        self.socket.local_addr()
-    }
+/// Listens on `address`, with room for many connections that come at once. Port 0 takes a free one.
+///
+/// # Errors
+/// When the address cannot be had.
+pub fn listen(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    socket.listen(BACKLOG)
 }
 
 /// What all requests of a server share.
@@ -89,14 +83,18 @@ enum Phase {
 /// Serves the operations of `table` until `shutdown` is done, and then ends what is under way.
 ///
 /// Readers that wait answer at once as if their time were up. What has not ended after [`Limits::stop_timeout`] is cut off.
+///
+/// # Errors
+/// When the listener fails for good.
 pub async fn serve(
     site: Arc<Site>,
     table: Arc<Table>,
-    listeners: Vec<Listener>,
-    limits: Limits,
+    listener: TcpListener,
+    config: ApiConfig,
     shutdown: impl Future<Output = ()>,
-) {
+) -> io::Result<()> {
     raise_file_limit();
+    let limits = config.limits;
     let server = Arc::new(Server {
         router: Router::new(&table),
         metrics: Metrics::new(&table),
@@ -110,19 +108,21 @@ pub async fn serve(
         limits,
     });
     let phase = watch::Sender::new(Phase::Serving);
-    for listener in listeners {
-        tokio::spawn(accept(server.clone(), listener, phase.subscribe()));
-    }
-    shutdown.await;
-    tracing::info!(connections = server.connections.used(), "stopping");
+    let accepting = accept(&server, &listener, config.tls.map(TlsAcceptor::from), &phase);
+    let served = tokio::select! {
+        error = accepting => Err(error),
+        () = shutdown => Ok(()),
+    };
+    drop(listener);
     phase.send_replace(Phase::Ending);
     server.site.begin_stop();
-    // Every task of the server holds a receiver.
+    // Every connection holds a receiver.
     if tokio::time::timeout(limits.stop_timeout, phase.closed()).await.is_err() {
         tracing::warn!(connections = server.connections.used(), "cutting off what has not ended");
         phase.send_replace(Phase::Cutting);
         phase.closed().await;
     }
+    served
 }
 
 /// Ten thousand readers are ten thousand files, and the usual soft limit is 1024.
@@ -135,21 +135,24 @@ fn raise_file_limit() {
     }
 }
 
-async fn accept(server: Arc<Server>, listener: Listener, mut phase: watch::Receiver<Phase>) {
+/// Accepts connections; ends with an error that will not pass.
+async fn accept(
+    server: &Arc<Server>,
+    listener: &TcpListener,
+    tls: Option<TlsAcceptor>,
+    phase: &watch::Sender<Phase>,
+) -> io::Error {
     loop {
-        let accepted = tokio::select! {
-            accepted = listener.socket.accept() => accepted,
-            _ = phase.changed() => return,
-        };
-        match accepted {
-            Ok((stream, address)) => {
-                start(&server, &listener, stream, address, phase.clone());
-            }
+        match listener.accept().await {
+            Ok((stream, address)) => start(server, tls.clone(), stream, address, phase.subscribe()),
             Err(error) => {
                 tracing::warn!(%error, "cannot accept a connection");
-                // A connection that ended before it was accepted is gone with the error; a lack of files is not.
-                if error.kind() != io::ErrorKind::ConnectionAborted {
-                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                match error.raw_os_error().map(Errno::from_raw_os_error) {
+                    Some(Errno::BADF | Errno::INVAL | Errno::NOTSOCK | Errno::OPNOTSUPP) | None => return error,
+                    // The connection ended before it was accepted.
+                    Some(Errno::CONNABORTED | Errno::CONNRESET | Errno::INTR) => {}
+                    // No files or no memory left: others have to end first.
+                    Some(_) => tokio::time::sleep(ACCEPT_PAUSE).await,
                 }
             }
         }
@@ -158,7 +161,7 @@ async fn accept(server: Arc<Server>, listener: Listener, mut phase: watch::Recei
 
 fn start(
     server: &Arc<Server>,
-    listener: &Listener,
+    tls: Option<TlsAcceptor>,
     stream: TcpStream,
     address: SocketAddr,
     phase: watch::Receiver<Phase>,
@@ -169,7 +172,7 @@ fn start(
         return;
     }
     let server = server.clone();
-    match listener.tls.clone() {
+    match tls {
         None => drop(tokio::spawn(serve_plain(server, stream, address, phase))),
         Some(tls) => drop(tokio::spawn(serve_tls(server, stream, address, tls, phase))),
     }

@@ -1,7 +1,7 @@
 //! The server's certificate.
 //!
 //! At the first start the server makes an authority, has it sign one certificate, and throws the authority's key away: nobody can sign
-//! anything else with it. `cert.pem` holds both certificates and is what clients are given to trust; checkers that want an authority
+//! anything else with it. `tls-cert.pem` holds both certificates and is what clients are given to trust; checkers that want an authority
 //! (OpenSSL, Python) find one, those that refuse an authority as a server's own certificate (webpki) find none.
 
 use std::fs;
@@ -21,24 +21,13 @@ use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use sha2::{Digest as _, Sha256};
 
 /// The certificates in the data directory: the server's own and the authority that signed it.
-pub const CERTIFICATE_FILE: &str = "cert.pem";
+pub const CERTIFICATE_FILE: &str = "tls-cert.pem";
 
 /// The server's private key in the data directory, readable by its owner only.
-pub const KEY_FILE: &str = "key.pem";
+pub const KEY_FILE: &str = "tls-key.pem";
 
 /// How many years a certificate made here is valid. Links between sites hold on to its thumbprint, so it is long.
 const VALID_YEARS: i64 = 10;
-
-/// A TLS configuration, and what others know it by.
-#[derive(Debug, Clone)]
-pub struct Identity {
-    /// For [`Listener::bind`](crate::Listener::bind).
-    pub config: Arc<ServerConfig>,
-    /// SHA-256 of the server's certificate, in hex with colons.
-    pub thumbprint: String,
-    /// The file with the certificates: what clients trust.
-    pub certificate: PathBuf,
-}
 
 /// Why there is no TLS.
 #[derive(Debug, thiserror::Error)]
@@ -67,13 +56,13 @@ pub enum TlsError {
     Use(#[from] rustls::Error),
 }
 
-/// The certificate in `data_dir`; made for `names` when there is none.
+/// The configuration with the certificate in `data_dir`, which is made for `names` when there is none, and its thumbprint.
 ///
 /// `names` are host names and IP addresses that clients may use, besides `localhost`, `127.0.0.1` and `::1`.
 ///
 /// # Errors
 /// [`TlsError`].
-pub fn load_or_create(data_dir: &Path, names: &[String]) -> Result<Identity, TlsError> {
+pub fn load_or_create(data_dir: &Path, names: &[String]) -> Result<(Arc<ServerConfig>, String), TlsError> {
     let (certificate, key) = (data_dir.join(CERTIFICATE_FILE), data_dir.join(KEY_FILE));
     if !certificate.exists() {
         let made = make(names)?;
@@ -85,11 +74,12 @@ pub fn load_or_create(data_dir: &Path, names: &[String]) -> Result<Identity, Tls
     load(&certificate, &key)
 }
 
-/// The certificate and the key in these files, in PEM.
+/// The configuration with the certificates and the key in these files, in PEM, and the first certificate's thumbprint: its SHA-256
+/// in hex with colons.
 ///
 /// # Errors
 /// [`TlsError`].
-pub fn load(certificate: &Path, key: &Path) -> Result<Identity, TlsError> {
+pub fn load(certificate: &Path, key: &Path) -> Result<(Arc<ServerConfig>, String), TlsError> {
     let pem = |path: &Path, source: pem::Error| match source {
         pem::Error::Io(source) => TlsError::File { path: path.to_owned(), source },
         source => TlsError::Pem { path: path.to_owned(), source },
@@ -106,7 +96,7 @@ pub fn load(certificate: &Path, key: &Path) -> Result<Identity, TlsError> {
         .with_no_client_auth()
         .with_single_cert(chain, key)?;
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
-    Ok(Identity { config: Arc::new(config), thumbprint, certificate: certificate.to_owned() })
+    Ok((Arc::new(config), thumbprint))
 }
 
 fn thumbprint(certificate: &CertificateDer<'_>) -> String {
@@ -200,10 +190,9 @@ mod tests {
     fn a_certificate_is_made_once_and_its_key_is_private() {
         let dir = tempfile::tempdir().unwrap();
         let names = ["site1.example".to_owned(), "192.0.2.7".to_owned(), "0.0.0.0".to_owned()];
-        let first = load_or_create(dir.path(), &names).unwrap();
-        let second = load_or_create(dir.path(), &[]).unwrap();
-        assert_eq!(first.thumbprint, second.thumbprint);
-        assert_eq!(first.thumbprint.len(), 32 * 3 - 1);
+        let first = load_or_create(dir.path(), &names).unwrap().1;
+        let second = load_or_create(dir.path(), &[]).unwrap().1;
+        assert_eq!((&first, first.len()), (&second, 32 * 3 - 1));
         let mode = fs::metadata(dir.path().join(KEY_FILE)).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o600);
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 2);

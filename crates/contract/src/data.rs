@@ -9,7 +9,7 @@ use std::fmt;
 /// The typed encoding of a query's deepest filter, 32 compositions of 8 levels each, fits in it.
 pub const DEPTH_MAX: usize = 300;
 
-/// Most values in a body of JSON. A tree takes some 60 bytes a value, and a value two bytes of text: without a limit of its own
+/// Most values in a request's body of JSON. A tree takes some 60 bytes a value, and a value two bytes of text: without a limit of its own
 /// a body within its limit of bytes could take thirty times as much memory.
 pub const VALUES_MAX: usize = 1_000_000;
 
@@ -79,17 +79,29 @@ impl Data {
         }
     }
 
-    /// Reads plain JSON.
+    /// Reads plain JSON that this side wrote.
     ///
     /// # Errors
-    /// Why the text is no JSON: syntax, a repeated member, nesting beyond [`DEPTH_MAX`], more than [`VALUES_MAX`] values.
+    /// Why the text is no JSON: syntax, a repeated member, nesting beyond [`DEPTH_MAX`].
     pub fn from_json(bytes: &[u8]) -> Result<Self, String> {
+        Self::read_json(bytes, usize::MAX)
+    }
+
+    /// Reads plain JSON that the other side wrote.
+    ///
+    /// # Errors
+    /// As [`Data::from_json`], and more than [`VALUES_MAX`] values.
+    pub fn from_request(bytes: &[u8]) -> Result<Self, String> {
+        Self::read_json(bytes, VALUES_MAX)
+    }
+
+    fn read_json(bytes: &[u8], values_max: usize) -> Result<Self, String> {
         let mut reader = serde_json::Deserializer::from_slice(bytes);
         // serde_json's own limit is 128 levels; ours is checked by `Tree`, which knows how deep it is.
         reader.disable_recursion_limit();
-        let values = Cell::new(0);
-        let read =
-            Tree { depth: 0, values: &values }.deserialize(&mut reader).and_then(|data| reader.end().map(|()| data));
+        let values_left = Cell::new(values_max);
+        let tree = Tree { depth: 0, values_left: &values_left };
+        let read = tree.deserialize(&mut reader).and_then(|data| reader.end().map(|()| data));
         read.map_err(|e| e.to_string())
     }
 
@@ -137,8 +149,8 @@ impl Data {
 
 struct Tree<'c> {
     depth: usize,
-    /// How many values there are so far.
-    values: &'c Cell<usize>,
+    /// How many more values there may be.
+    values_left: &'c Cell<usize>,
 }
 
 impl Tree<'_> {
@@ -146,11 +158,11 @@ impl Tree<'_> {
         if self.depth >= DEPTH_MAX {
             return Err(E::custom(format_args!("nested deeper than {DEPTH_MAX} levels")));
         }
-        self.values.set(self.values.get() + 1);
-        if self.values.get() > VALUES_MAX {
+        let Some(left) = self.values_left.get().checked_sub(1) else {
             return Err(E::custom(format_args!("more than {VALUES_MAX} values")));
-        }
-        Ok(Self { depth: self.depth + 1, values: self.values })
+        };
+        self.values_left.set(left);
+        Ok(Self { depth: self.depth + 1, values_left: self.values_left })
     }
 }
 
@@ -274,6 +286,7 @@ mod tests {
         assert!(refused.contains("deeper than"), "{refused}");
         assert!(Data::from_json(nested(100_000).as_bytes()).is_err());
         let wide = format!("[{}1]", "1,".repeat(VALUES_MAX));
-        assert!(Data::from_json(wide.as_bytes()).unwrap_err().contains("more than"));
+        assert!(Data::from_request(wide.as_bytes()).unwrap_err().contains("more than"));
+        assert!(Data::from_json(wide.as_bytes()).is_ok());
     }
 }

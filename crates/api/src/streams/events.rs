@@ -72,7 +72,7 @@ pub(super) async fn answer(
     }
     if let Some(filter) = filter {
         let filter =
-            Data::from_json(filter.as_bytes()).map_err(|e| invalid("filter", &format!("malformed JSON: {e}")))?;
+            Data::from_request(filter.as_bytes()).map_err(|e| invalid("filter", &format!("malformed JSON: {e}")))?;
         input.push(("filter".to_owned(), filter));
     }
     match catch_up.as_deref() {
