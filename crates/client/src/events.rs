@@ -157,6 +157,9 @@ impl Events {
         if let Some(retry) = message.retry {
             self.wait = retry;
         }
+        if let Some(id) = message.id {
+            self.token = id;
+        }
         if message.data.is_empty() {
             return Ok(None);
         }
@@ -171,7 +174,6 @@ impl Events {
                 let data = Data::from_json(message.data.as_bytes()).map_err(foreign)?;
                 let list = EventList::decode(data, &Place::root(Encoding::Plain))
                     .map_err(|fault| ClientError::Misfit { operation: "events".to_owned(), fault })?;
-                self.token.clone_from(&list.sequence);
                 Ok(Some(list))
             }
         }
@@ -183,12 +185,14 @@ impl Events {
 struct Message {
     event: String,
     data: String,
+    /// The token behind this message. The site sends one in each, so none has to be remembered from those before.
+    id: Option<String>,
     retry: Option<Duration>,
 }
 
 /// Takes an event stream apart, whatever the pieces it comes in.
 ///
-/// Source: the WHATWG HTML standard, "Server-sent events", 9.2.6. Ids are left aside: each event's data says where to go on.
+/// Source: the WHATWG HTML standard, "Server-sent events", 9.2.6. A message without data is told too: its id counts.
 #[derive(Debug, Default)]
 struct Parser {
     /// The beginning of a line whose end has not come.
@@ -231,7 +235,7 @@ impl Parser {
             if std::mem::replace(&mut self.is_begun, true) { &*line } else { line.trim_start_matches('\u{feff}') };
         if line.is_empty() {
             let message = std::mem::take(&mut self.message);
-            if std::mem::take(&mut self.has_data) || message.retry.is_some() {
+            if std::mem::take(&mut self.has_data) || message.id.is_some() || message.retry.is_some() {
                 out.push_back(message);
             }
             return;
@@ -246,6 +250,7 @@ impl Parser {
                 }
                 self.message.data.push_str(value);
             }
+            "id" => self.message.id = Some(value.to_owned()),
             "retry" => self.message.retry = value.parse().ok().map(Duration::from_millis),
             // A comment has no field name; it keeps the connection alive.
             _ => {}
@@ -264,15 +269,16 @@ mod tests {
     }
 
     fn message(event: &str, data: &str) -> Message {
-        Message { event: event.to_owned(), data: data.to_owned(), retry: None }
+        Message { event: event.to_owned(), data: data.to_owned(), ..Message::default() }
     }
 
     #[test]
     fn a_stream_is_read_the_same_in_any_pieces() {
-        let stream = "\u{feff}: hello\nretry: 1500\n\nevent: changes\nid: 7\ndata: {\"a\":\ndata: 1}\n\n:\n\nevent: lost\n\ndata:ü\r\n\r\ndata\rdata\r\rdata: no end";
+        let stream = "\u{feff}: hello\nretry: 1500\n\nevent: changes\nid: 7\ndata: {\"a\":\ndata: 1}\n\n:\n\nid: 8\n\nevent: lost\n\ndata:ü\r\n\r\ndata\rdata\r\rdata: no end";
         let expected = [
             Message { retry: Some(Duration::from_millis(1500)), ..Message::default() },
-            message("changes", "{\"a\":\n1}"),
+            Message { id: Some("7".to_owned()), ..message("changes", "{\"a\":\n1}") },
+            Message { id: Some("8".to_owned()), ..Message::default() },
             message("", "ü"),
             message("", "\n"),
         ];

@@ -36,6 +36,7 @@ impl Client {
     /// What hinders a call; `invalid_argument` for an unknown type.
     pub async fn export(&self, options: &ExportOptions) -> Result<Export, ClientError> {
         let mut query = Query::default();
+        query.push("action", "export");
         for name in &options.types {
             query.push("type", name);
         }
@@ -43,7 +44,7 @@ impl Client {
             query.push("after_type", &after.resource_type);
             query.push("after_id", &after.id);
         }
-        let url = self.at(&format!("/api/lockstep/export{}", query.text));
+        let url = self.at(&format!("/api/lockstep/resources{}", query.text));
         let response = Box::pin(self.send(|| self.http().get(&url))).await?;
         Ok(Export { client: self.clone(), response, pending: Bytes::new(), partial: Vec::new() })
     }

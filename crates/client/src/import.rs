@@ -98,11 +98,14 @@ structure! {
         skipped: i64,
         /// The last commit's position.
         position: i64,
+        /// The token from which the change feed goes on behind it.
+        sequence: Option<String>,
     }
 }
 
 impl ImportReport {
-    const NONE: Self = Self { lines: 0, created: 0, replaced: 0, unchanged: 0, skipped: 0, position: 0 };
+    const NONE: Self =
+        Self { lines: 0, created: 0, replaced: 0, unchanged: 0, skipped: 0, position: 0, sequence: None };
 
     /// Lines that were resources.
     pub fn resources(&self) -> i64 {
@@ -116,6 +119,9 @@ impl ImportReport {
         self.unchanged += segment.unchanged;
         self.skipped += segment.skipped;
         self.position = self.position.max(segment.position);
+        if segment.sequence.is_some() {
+            self.sequence.clone_from(&segment.sequence);
+        }
     }
 }
 
@@ -351,7 +357,7 @@ impl<R: AsyncRead + Unpin> Import<'_, R> {
             Err(error) => return Ok(Outcome::Failed(error, Some(0))),
         };
         let (sender, receiver) = mpsc::channel(4);
-        let url = client.at(&format!("/api/lockstep/import{}", query(self.options)));
+        let url = client.at(&format!("/api/lockstep/resources{}", query(self.options)));
         let builder = client
             .http()
             .post(url)
@@ -420,6 +426,7 @@ impl<R: AsyncRead + Unpin> Import<'_, R> {
 
 fn query(options: ImportOptions) -> String {
     let mut query = Query::default();
+    query.push("action", "import");
     query.push("on_existing", options.on_existing.name());
     if let Some(lines) = options.batch_lines {
         query.push("batch", &lines.to_string());
