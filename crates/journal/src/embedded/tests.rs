@@ -61,3 +61,121 @@ fn the_state_outlives_the_log_that_made_it() {
     assert!(journal.read(Position(50), 1 << 20).unwrap()[0].position == Position(51));
     assert_eq!(journal.follow(Position(60)).unwrap().next(Duration::ZERO).unwrap()[0].position, Position(61));
 }
+
+fn open(dir: &Path, config: &Config) -> Embedded {
+    Embedded::open(dir, config.clone(), &mut |_| {}).unwrap()
+}
+
+/// Waits until housekeeping has done what is expected of it.
+fn eventually(what: &str, mut is_so: impl FnMut() -> bool) {
+    let start = std::time::Instant::now();
+    while !is_so() {
+        assert!(start.elapsed() < Duration::from_secs(30), "{what}");
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
+#[test]
+fn a_directory_is_opened_by_one_at_a_time() {
+    let dir = tempfile::tempdir().unwrap();
+    let journal = open(dir.path(), &Config::default());
+    let again = Embedded::open(dir.path(), Config::default(), &mut |_| {});
+    assert!(matches!(again, Err(JournalError::InUse(_))));
+    let _follower = journal.follow(Position::ZERO).unwrap();
+    journal.close();
+    open(dir.path(), &Config::default());
+}
+
+#[test]
+fn time_stands_still_when_the_clock_goes_back() {
+    let dir = tempfile::tempdir().unwrap();
+    let at = |now_ms| Config { clock: Clock::new(move || now_ms), ..Config::default() };
+    for (n, now_ms) in [5_000, 9_000, 7_000, -3, 10_000].into_iter().enumerate() {
+        let journal = open(dir.path(), &at(now_ms));
+        commit(&journal, create(&format!("r{n}"), 0)).unwrap();
+        if n == 1 {
+            // Then nothing but the state and the origin know the time.
+            journal.compact(journal.head()).unwrap();
+        }
+    }
+    let journal = open(dir.path(), &at(0));
+    let times: Vec<i64> = journal.read(Position(2), 1 << 20).unwrap().iter().map(|commit| commit.time_ms).collect();
+    assert_eq!(times, [9_000, 9_000, 10_000]);
+}
+
+#[test]
+fn retention_drops_what_is_too_old_too_large_or_too_many() {
+    let keep = Retention { age: Duration::MAX, bytes_max: u64::MAX, changes_max: u64::MAX };
+    let check = |what: &str, retention: Retention, is_kept: &dyn Fn(&Embedded) -> bool| {
+        let dir = tempfile::tempdir().unwrap();
+        let now_ms = Arc::new(std::sync::atomic::AtomicI64::new(1_000_000));
+        let clock = Clock::new({
+            let now_ms = now_ms.clone();
+            move || now_ms.load(std::sync::atomic::Ordering::Relaxed)
+        });
+        // No fold is due for its own sake: retention must ask for it.
+        let config = Config { retention, segment_bytes_max: 500, fold_bytes_min: u64::MAX, clock, ..Config::default() };
+        let journal = open(dir.path(), &config);
+        for n in 0..200 {
+            now_ms.fetch_add(1000, std::sync::atomic::Ordering::Relaxed);
+            commit(&journal, create(&format!("r{n}"), n)).unwrap();
+        }
+        eventually(what, || is_kept(&journal));
+        drop(journal);
+        let mut resources = 0;
+        let journal = Embedded::open(dir.path(), config, &mut |replayed| {
+            resources += match replayed {
+                Replayed::Entry(_) => 1,
+                Replayed::Commit(commit) => commit.changes.len(),
+            }
+        });
+        assert_eq!((resources, journal.unwrap().head()), (200, Position(200)), "{what}");
+    };
+    check("kept", keep, &|journal| journal.oldest() == Position::ZERO);
+    let age = Retention { age: Duration::from_secs(50), ..keep };
+    check("age", age, &|journal| (135..150).contains(&journal.oldest().0));
+    let bytes = Retention { bytes_max: 3_000, ..keep };
+    check("bytes", bytes, &|journal| journal.disk_bytes().0 <= 3_500 && journal.oldest() < Position(190));
+    let changes = Retention { changes_max: 100, ..keep };
+    check("changes", changes, &|journal| (90..110).contains(&journal.oldest().0));
+}
+
+#[test]
+fn a_batch_that_is_too_large_is_refused_and_its_neighbours_are_not() {
+    let dir = tempfile::tempdir().unwrap();
+    let journal = open(dir.path(), &Config::default());
+    let mut large = create("large", 0);
+    let text = Value::String("x".repeat(1 << 20).into());
+    let items = Value::List(vec![text; 65].into());
+    large.changes[0].0.operation = Operation::Create(Document::new(vec![("only here".into(), items)]));
+    let (sender, outcomes) = channel();
+    for batch in [create("a", 1), large, create("b", 2)] {
+        let sender = sender.clone();
+        journal.submit(batch, Box::new(move |result| drop(sender.send(result))));
+    }
+    drop(sender);
+    let (committed, refused): (Vec<_>, Vec<_>) = outcomes.iter().partition(Result::is_ok);
+    assert_eq!(committed, [Ok(Position(1)), Ok(Position(2))]);
+    assert!(matches!(refused[..], [Err(CommitError::TooLarge { bytes, limit })] if bytes > limit), "{refused:?}");
+    drop(journal);
+    let journal = open(dir.path(), &Config::default());
+    let names: Vec<_> =
+        journal.read(Position::ZERO, 1000).unwrap().iter().map(|commit| commit.changes[0].id.id.clone()).collect();
+    assert_eq!(names, ["a".into(), "b".into()]);
+}
+
+#[test]
+fn files_of_another_format_are_named() {
+    let dir = tempfile::tempdir().unwrap();
+    drop(open(dir.path(), &Config::default()));
+    // A head as another version would write it: whole, but with another number.
+    let path = dir.path().join("origin");
+    let mut raw = 7u32.to_le_bytes().to_vec();
+    raw.extend([0; 40]);
+    let mut bytes = Vec::new();
+    let label = crate::frame::Label { kind: crate::frame::Kind::Head, first: 0, count: 1, changes: 0 };
+    crate::frame::seal(&mut bytes, 0, label, &raw);
+    std::fs::write(&path, bytes).unwrap();
+    let opened = Embedded::open(dir.path(), Config::default(), &mut |_| {}).map(drop);
+    assert!(matches!(opened, Err(JournalError::Format { found: 7, known: 1, .. })), "{opened:?}");
+}
