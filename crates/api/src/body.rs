@@ -2,6 +2,7 @@
 
 use std::io;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use bytes::{Bytes, BytesMut};
@@ -9,10 +10,13 @@ use http::StatusCode;
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use hyper::body::Incoming;
 use lockstep_contract::{Error, ErrorKind};
+use tokio::net::TcpStream;
 use tokio::sync::mpsc;
 
 use crate::limits::{Limits, Share};
 use crate::refusal::Refusal;
+use crate::request::Peer;
+use crate::socket::poll_hang_up;
 
 /// The body of an answer.
 pub(crate) enum Body {
@@ -21,13 +25,39 @@ pub(crate) enum Body {
     /// Up to three pieces, sent with the head in one write. The one in the middle may be shared with other answers.
     Pieces([Bytes; 3]),
     /// Pieces as they come. An error breaks the connection off, so that nobody takes what was sent for all there is.
-    Stream(mpsc::Receiver<io::Result<Bytes>>),
+    Stream(Stream),
+}
+
+/// A body that comes piece by piece, until there is no more or nobody to take it.
+pub(crate) struct Stream {
+    pieces: mpsc::Receiver<io::Result<Bytes>>,
+    /// The connection, where a client that hangs up is seen by it.
+    watched: Option<Arc<TcpStream>>,
+}
+
+impl Stream {
+    fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<io::Result<Bytes>>> {
+        if let Poll::Ready(next) = self.pieces.poll_recv(cx) {
+            return Poll::Ready(next);
+        }
+        match self.watched.as_ref().map(|stream| poll_hang_up(stream, cx)) {
+            Some(Poll::Ready(true)) => return Poll::Ready(Some(Err(io::ErrorKind::ConnectionAborted.into()))),
+            Some(Poll::Ready(false)) => self.watched = None,
+            Some(Poll::Pending) | None => {}
+        }
+        Poll::Pending
+    }
 }
 
 impl Body {
     /// A body of one piece.
     pub fn one(bytes: impl Into<Bytes>) -> Self {
         Self::Pieces([bytes.into(), Bytes::new(), Bytes::new()])
+    }
+
+    /// A body whose pieces come from elsewhere, sent to `peer`.
+    pub fn stream(pieces: mpsc::Receiver<io::Result<Bytes>>, peer: &Peer) -> Self {
+        Self::Stream(Stream { pieces, watched: peer.stream.clone() })
     }
 }
 
@@ -42,7 +72,7 @@ impl HttpBody for Body {
                 let next = pieces.iter_mut().find(|piece| !piece.is_empty()).map(std::mem::take);
                 Poll::Ready(next.map(|piece| Ok(Frame::data(piece))))
             }
-            Self::Stream(pieces) => pieces.poll_recv(cx).map(|next| next.map(|piece| piece.map(Frame::data))),
+            Self::Stream(stream) => stream.poll_next(cx).map(|next| next.map(|piece| piece.map(Frame::data))),
         }
     }
 

@@ -32,6 +32,9 @@ const BACKLOG: u32 = 4096;
 /// How long accepting rests when the process has no file descriptors left.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
+/// The largest read from a connection of HTTP/1.1.
+const READ_BYTES_MAX: usize = 64 << 10;
+
 /// Requests of one HTTP/2 connection at a time.
 const STREAMS_MAX: u32 = 128;
 
@@ -234,7 +237,12 @@ async fn serve_tls(
 
 fn http1_builder(limits: &Limits) -> http1::Builder {
     let mut builder = http1::Builder::new();
-    builder.timer(TokioTimer::new()).header_read_timeout(limits.head_timeout).max_buf_size(limits.head_bytes_max);
+    builder
+        .timer(TokioTimer::new())
+        .header_read_timeout(limits.head_timeout)
+        .max_header_size(limits.head_bytes_max)
+        // Also the most that is read of a body at a time.
+        .max_buf_size(limits.head_bytes_max.max(READ_BYTES_MAX));
     builder
 }
 

@@ -27,7 +27,7 @@ use crate::envelope::{current_error, with_body};
 use crate::limits::Share;
 use crate::negotiate::Format;
 use crate::refusal::Refusal;
-use crate::request::busy;
+use crate::request::{Peer, busy};
 use crate::server::Server;
 
 /// How often a silent stream says that it is alive: proxies cut connections that say nothing for half a minute.
@@ -54,6 +54,7 @@ struct Head {
 
 pub(super) async fn answer(
     server: &Arc<Server>,
+    peer: &Peer,
     caller: Caller,
     mut query: Query,
     headers: &HeaderMap,
@@ -97,7 +98,7 @@ pub(super) async fn answer(
     };
     let (send, pieces) = mpsc::channel(PIECES_AHEAD);
     tokio::spawn(subscription.run(token, first, send, place));
-    let mut response = with_body(StatusCode::OK, Format::Json, Body::Stream(pieces));
+    let mut response = with_body(StatusCode::OK, Format::Json, Body::stream(pieces, peer));
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
     Ok(response)
 }

@@ -17,13 +17,13 @@ use crate::body::Body;
 use crate::envelope::with_body;
 use crate::negotiate::Format;
 use crate::refusal::Refusal;
-use crate::request::busy;
+use crate::request::{Peer, busy};
 use crate::server::Server;
 
 /// The token from which the feed goes on to what changes while the export runs.
 const SEQUENCE: HeaderName = HeaderName::from_static("lockstep-sequence");
 
-pub(super) fn answer(server: &Arc<Server>, query: Query) -> Result<Response<Body>, Refusal> {
+pub(super) fn answer(server: &Arc<Server>, peer: &Peer, query: Query) -> Result<Response<Body>, Refusal> {
     let options = options(server, query)?;
     // Held as long as the export runs, which is longer than the request is worked on.
     let place = server.in_flight.take(1).ok_or_else(busy)?;
@@ -56,7 +56,7 @@ pub(super) fn answer(server: &Arc<Server>, query: Query) -> Result<Response<Body
             }
         }
     });
-    let mut response = with_body(StatusCode::OK, Format::Json, Body::Stream(pieces));
+    let mut response = with_body(StatusCode::OK, Format::Json, Body::stream(pieces, peer));
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(NDJSON));
     if let Ok(sequence) = HeaderValue::try_from(sequence) {
         response.headers_mut().insert(SEQUENCE, sequence);

@@ -80,8 +80,8 @@ pub(crate) async fn answer(
     let query = Query(found.in_query);
     match stream {
         Stream::Import => import::answer(server, &caller, query, &parts.headers, body).await,
-        Stream::Export => export::answer(server, query),
-        Stream::Events => events::answer(server, caller, query, &parts.headers, id.clone()).await,
+        Stream::Export => export::answer(server, peer, query),
+        Stream::Events => events::answer(server, peer, caller, query, &parts.headers, id.clone()).await,
     }
 }
 
