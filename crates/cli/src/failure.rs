@@ -3,7 +3,7 @@
 use std::io;
 use std::process::ExitCode;
 
-use lockstep_client::{ClientError, ImportError};
+use lockstep_client::{ClientError, ImportError, ImportFailure};
 use lockstep_contract::ErrorKind;
 
 /// The exit code of a command line that makes no sense; clap's own errors have it too.
@@ -49,21 +49,32 @@ impl Failure {
 
 /// What to do about an error.
 fn hint(cause: &(dyn std::error::Error + 'static)) -> Option<String> {
-    let error = match cause.downcast_ref::<ImportError>() {
-        Some(import) => match &import.cause {
-            lockstep_client::ImportFailure::Client(error) => error,
-            _ => return None,
-        },
-        None => cause.downcast_ref::<ClientError>()?,
-    };
+    match cause.downcast_ref::<ImportError>() {
+        Some(import) => {
+            let lines = import.done.lines;
+            let more = if import.is_uncertain { ", perhaps more" } else { "" };
+            let resume = format!("  {lines} lines are in{more}; go on with --resume-from {}", lines + 1);
+            let cause = match &import.cause {
+                ImportFailure::Client(error) => client_hint(error),
+                ImportFailure::Read(_) | ImportFailure::LineTooLong => None,
+            };
+            Some(cause.map_or_else(|| resume.clone(), |cause| format!("{resume}\n{cause}")))
+        }
+        None => client_hint(cause.downcast_ref::<ClientError>()?),
+    }
+}
+
+fn client_hint(error: &ClientError) -> Option<String> {
     Some(match error {
         ClientError::Refused { .. } | ClientError::Unreachable { .. } => {
             "  Is the server running, and is this its address? It comes from --url, LOCKSTEP_URL, or `lockstep login`.".to_owned()
         }
         ClientError::Untrusted { thumbprint, .. } => format!(
-            "  If that is the thumbprint that the server printed at its start, trust it in one of these ways:\n    \
+            "  If the server's certificate, tls-cert.pem in its data directory, has this thumbprint\n    \
+             openssl x509 -noout -fingerprint -sha256 -in tls-cert.pem\n  \
+             then trust it in one of these ways:\n    \
              LOCKSTEP_THUMBPRINT={thumbprint}\n    \
-             LOCKSTEP_CA_CERT=FILE    the server's certificate, cert.pem in its data directory\n    \
+             LOCKSTEP_CA_CERT=FILE    a copy of that file\n    \
              LOCKSTEP_INSECURE=1      no check at all: only where nobody can come in between"
         ),
         ClientError::LoginRefused { .. } => {

@@ -107,15 +107,21 @@ fn write_table(out: &mut dyn Write, listing: &Listing, is_terminal: bool) -> io:
     } else {
         table.force_no_tty();
     }
-    table.set_header(&listing.columns);
+    // Numbers stand below each other where a column has nothing else.
+    let alignments: Vec<CellAlignment> = (0..listing.columns.len())
+        .map(|at| match listing.rows.iter().filter_map(|row| row.get(at)).all(|v| v.is_number() || v.is_null()) {
+            true => CellAlignment::Right,
+            false => CellAlignment::Left,
+        })
+        .collect();
+    table.set_header(listing.columns.iter().zip(&alignments).map(|(name, at)| Cell::new(name).set_alignment(*at)));
     for row in &listing.rows {
-        table.add_row(row.iter().map(|value| {
+        table.add_row(row.iter().zip(&alignments).map(|(value, alignment)| {
             let mut text = visible(&text(value, ", "));
             if is_terminal && text.chars().count() > CELL_CHARS_MAX {
                 text = text.chars().take(CELL_CHARS_MAX - 1).chain(['…']).collect();
             }
-            let alignment = if value.is_number() { CellAlignment::Right } else { CellAlignment::Left };
-            Cell::new(text).set_alignment(alignment)
+            Cell::new(text).set_alignment(*alignment)
         }));
     }
     for line in table.lines() {

@@ -161,7 +161,7 @@ impl Client {
     /// # Errors
     /// [`ClientError::LoginRefused`], [`ClientError::LoginMissing`], and what hinders a call.
     pub async fn login(&self) -> Result<Secret, ClientError> {
-        self.token(None).await?.ok_or_else(|| ClientError::LoginMissing { url: self.url().to_owned() })
+        self.token().await?.ok_or_else(|| ClientError::LoginMissing { url: self.url().to_owned() })
     }
 
     /// Ends the session that this client made. One that was given goes on.
@@ -203,13 +203,13 @@ impl Client {
         &self,
         build: impl Fn() -> reqwest::RequestBuilder,
     ) -> Result<reqwest::Response, ClientError> {
-        let token = self.token(None).await?;
+        let token = self.token().await?;
         match self.outcome(with_token(build(), token.as_ref())).await {
             Err(ClientError::Refusal { status: 401, .. }) => {}
             outcome => return outcome,
         }
-        let token = self.token(token).await?;
-        match self.outcome(with_token(build(), token.as_ref())).await {
+        let token = self.renew(token).await?;
+        match self.outcome(with_token(build(), Some(&token))).await {
             Err(ClientError::Refusal { status: 401, .. }) => {
                 Err(ClientError::SessionEnded { url: self.url().to_owned() })
             }
@@ -217,24 +217,30 @@ impl Client {
         }
     }
 
-    /// The session to call with: the one at hand, unless that is `refused`; then a new one.
-    pub(crate) async fn token(&self, refused: Option<Secret>) -> Result<Option<Secret>, ClientError> {
-        let url = || self.url().to_owned();
-        match (&self.inner.login, refused) {
-            (Login::Anonymous, None) => Ok(None),
-            (Login::Anonymous, Some(_)) => Err(ClientError::LoginMissing { url: url() }),
-            (Login::Token(token), None) => Ok(Some(token.clone())),
-            (Login::Token(_), Some(_)) => Err(ClientError::SessionEnded { url: url() }),
-            (Login::Password { username, password }, refused) => {
+    /// The session to call with; one is made when there is none yet.
+    pub(crate) async fn token(&self) -> Result<Option<Secret>, ClientError> {
+        match &self.inner.login {
+            Login::Anonymous => Ok(None),
+            Login::Token(token) => Ok(Some(token.clone())),
+            Login::Password { .. } => self.renew(None).await.map(Some),
+        }
+    }
+
+    /// The session to call with after the site has refused `refused`.
+    pub(crate) async fn renew(&self, refused: Option<Secret>) -> Result<Secret, ClientError> {
+        match &self.inner.login {
+            Login::Anonymous => Err(ClientError::LoginMissing { url: self.url().to_owned() }),
+            Login::Token(_) => Err(ClientError::SessionEnded { url: self.url().to_owned() }),
+            Login::Password { username, password } => {
                 let mut session = self.inner.session.lock().await;
                 match &*session {
                     // Somebody else may have replaced it while this call was under way.
-                    Some(token) if Some(token) != refused.as_ref() => Ok(Some(token.clone())),
+                    Some(token) if Some(token) != refused.as_ref() => Ok(token.clone()),
                     _ => {
                         *session = None;
                         let token = Box::pin(self.new_session(username, password)).await?;
                         *session = Some(token.clone());
-                        Ok(Some(token))
+                        Ok(token)
                     }
                 }
             }

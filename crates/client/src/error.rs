@@ -146,9 +146,11 @@ fn messages(error: &Error) -> String {
         }
         text.push_str(&message.default_message);
     }
-    let _ = match text.is_empty() {
-        true => write!(text, "{}", error.kind.name()),
-        false => write!(text, " ({})", error.kind.name()),
+    let _ = match (text.is_empty(), text.contains('\n')) {
+        (true, _) => write!(text, "{}", error.kind.name()),
+        (false, false) => write!(text, " ({})", error.kind.name()),
+        // A message that points at a place below it ends with that.
+        (false, true) => Ok(()),
     };
     text
 }
@@ -219,7 +221,10 @@ pub(crate) fn transport(url: &str, error: &reqwest::Error) -> ClientError {
             .downcast_ref::<std::io::Error>()
             .is_some_and(|e| e.kind() == std::io::ErrorKind::ConnectionRefused);
     }
-    let reason = innermost.to_string();
+    // TLS words this as a matter of its protocol; to a caller it is that the site went away.
+    let is_end =
+        innermost.downcast_ref::<std::io::Error>().is_some_and(|e| e.kind() == std::io::ErrorKind::UnexpectedEof);
+    let reason = if is_end { "the site closed it".to_owned() } else { innermost.to_string() };
     match (error.is_connect(), is_refused) {
         (true, true) => ClientError::Refused { url },
         (true, false) => ClientError::Unreachable { url, reason },

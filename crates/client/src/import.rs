@@ -352,7 +352,7 @@ impl<R: AsyncRead + Unpin> Import<'_, R> {
     /// Sends what is unanswered, up to `bytes`, and what follows it in the stream, and waits for the answer.
     async fn send_segment(&mut self, bytes: usize, progress: &mut impl FnMut(Progress<'_>)) -> Result<Outcome, Stop> {
         let client = self.client;
-        let token = match client.token(None).await {
+        let token = match client.token().await {
             Ok(token) => token,
             Err(error) => return Ok(Outcome::Failed(error, Some(0))),
         };
@@ -377,7 +377,7 @@ impl<R: AsyncRead + Unpin> Import<'_, R> {
             None => answer.await,
         };
         match outcome {
-            Outcome::Failed(ClientError::Refusal { status: 401, .. }, _) => match client.token(token).await {
+            Outcome::Failed(ClientError::Refusal { status: 401, .. }, _) => match client.renew(token).await {
                 Ok(_) => Ok(Outcome::LoggedInAnew),
                 Err(error) => Ok(Outcome::Failed(error, Some(0))),
             },

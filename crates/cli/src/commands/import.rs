@@ -96,23 +96,17 @@ impl ImportArgs {
         match result {
             Ok(report) => summarize(context.output, &report, elapsed_s).map(|()| ExitCode::SUCCESS),
             Err(error) => {
-                let told = self.explain(&error);
-                Err(anyhow::Error::from(error).context(told))
+                let place = self.place(&error);
+                Err(anyhow::Error::from(error).context(place))
             }
         }
     }
 
-    /// Which line of which file, and how to go on.
-    fn explain(&self, error: &ImportError) -> String {
-        let file =
-            if self.file == Path::new("-") { "standard input".to_owned() } else { self.file.display().to_string() };
-        let place = error.line.map_or_else(|| file.clone(), |line| format!("{file}, line {line}"));
-        let next = error.done.lines + 1;
-        let done = match (error.is_uncertain, error.done.lines) {
-            (true, lines) => format!("{lines} lines are in, perhaps more"),
-            (false, lines) => format!("{lines} lines are in"),
-        };
-        format!("{done}; go on with --resume-from {next}\n{place}")
+    /// Which line of which file.
+    fn place(&self, error: &ImportError) -> String {
+        let is_stdin = self.file == Path::new("-");
+        let file = if is_stdin { "standard input".to_owned() } else { self.file.display().to_string() };
+        error.line.map_or_else(|| file.clone(), |line| format!("{file}, line {line}"))
     }
 }
 

@@ -91,6 +91,7 @@ impl WatchArgs {
             filter,
             catch_up: self.catch_up,
         };
+        let asked = self.from.clone();
         let follow = async {
             watch.token = match self.from {
                 Some(token) => token,
@@ -103,8 +104,9 @@ impl WatchArgs {
             outcome = follow => outcome,
             interrupted = tokio::signal::ctrl_c() => interrupted.map_err(Into::into),
         };
-        // A reader that has gone away wants no last word either.
-        if !watch.token.is_empty() {
+        // A token that was refused is none to go on from.
+        let is_new = asked.as_ref() != Some(&watch.token) && !watch.token.is_empty();
+        if is_new || outcome.is_ok() {
             eprintln!("go on from here: lockstep watch --from {}", watch.token);
         }
         outcome.map(|()| ExitCode::SUCCESS)
@@ -163,7 +165,8 @@ impl Watch<'_> {
         let mut lookups = LOOKUPS_MAX;
         for event in list.changes.unwrap_or_default() {
             if self.left == 0 {
-                break;
+                // The token goes on before this answer: what was shown of it comes again, and what was not is not lost.
+                return Ok(());
             }
             let wants_values = lookups > 0 && !matches!(event.kind, EventKind::Delete | EventKind::Leave);
             let values = if wants_values { self.values(&event).await? } else { Vec::new() };
