@@ -17,7 +17,8 @@ use std::time::{Duration, Instant};
 use lockstep_journal::StateEntry;
 use lockstep_model::{Position, Registry, ResourceId};
 use lockstep_query::{
-    Comparable, CompositeOperator, FilterSpec, Limits, Operator, PropertyFilter, Query, QuerySpec, SortDirection, SortSpec, View,
+    Comparable, CompositeOperator, FilterSpec, Limits, Operator, PropertyFilter, Query, QuerySpec, SortDirection,
+    SortSpec, View,
 };
 use serde::Deserialize;
 use serde_json::Value;
@@ -53,7 +54,10 @@ fn main() -> Result<()> {
     let file: Value = serde_json::from_reader(BufReader::new(File::open(queries)?))?;
     let mut printed = serde_json::Map::new();
     if answers.is_none() {
-        println!("{:4} {:>9} {:>8} {:>8} {:>8} {:>8} {:>8} {:>9}  indexes", "", "first ms", "compile", "answer", "json", "median", "p99", "matched");
+        println!(
+            "{:4} {:>9} {:>8} {:>8} {:>8} {:>8} {:>8} {:>9}  indexes",
+            "", "first ms", "compile", "answer", "json", "median", "p99", "matched"
+        );
     }
     for group in ["queries", "extras"] {
         for (name, entry) in file[group].as_object().into_iter().flatten() {
@@ -72,11 +76,17 @@ fn main() -> Result<()> {
     }
     let memory = view.memory();
     let resources: usize = memory.types.iter().map(|t| t.resources).sum();
-    println!("\nwith indexes: {} B of memory a resource by the system's count", resident_bytes()? / resources.max(1) as u64);
+    println!(
+        "\nwith indexes: {} B of memory a resource by the system's count",
+        resident_bytes()? / resources.max(1) as u64
+    );
     for t in memory.types.iter().filter(|t| t.resources > 1000) {
         let per = |bytes: usize| bytes / t.resources;
         let (ids, texts, values, indexes) = (per(t.ids), per(t.texts), per(t.values), per(t.indexes));
-        println!("{:24} {:>8} resources, bytes each: ids {ids}, texts {texts}, values {values}, indexes {indexes}", t.resource_type, t.resources);
+        println!(
+            "{:24} {:>8} resources, bytes each: ids {ids}, texts {texts}, values {values}, indexes {indexes}",
+            t.resource_type, t.resources
+        );
     }
     Ok(())
 }
@@ -119,8 +129,15 @@ fn load(view: &mut View, path: &str, report: bool) -> Result<()> {
     }
     if report {
         let speed = |time: Duration| count as f64 / time.as_secs_f64();
-        println!("{count} resources: {:.0}/s read from JSON, {:.0}/s loaded into the view", speed(reading), speed(loading));
-        println!("without indexes: {} B of memory a resource by the system's count\n", (resident_bytes()? - before) / count.max(1));
+        println!(
+            "{count} resources: {:.0}/s read from JSON, {:.0}/s loaded into the view",
+            speed(reading),
+            speed(loading)
+        );
+        println!(
+            "without indexes: {} B of memory a resource by the system's count\n",
+            (resident_bytes()? - before) / count.max(1)
+        );
     }
     Ok(())
 }
@@ -207,7 +224,11 @@ fn spec(json: &Value) -> Result<QuerySpec> {
     let texts = |at: &Value| at.as_array().into_iter().flatten().filter_map(|v| Some(v.as_str()?.to_owned())).collect();
     let sort = json["sort_criteria"].as_array().into_iter().flatten().map(|sort| SortSpec {
         property: sort["property"].as_str().unwrap_or_default().to_owned(),
-        direction: if sort["sort_direction"] == "DESCENDING" { SortDirection::Descending } else { SortDirection::Ascending },
+        direction: if sort["sort_direction"] == "DESCENDING" {
+            SortDirection::Descending
+        } else {
+            SortDirection::Ascending
+        },
     });
     Ok(QuerySpec {
         resource_filter: filter(&json["resource_filter"])?,
@@ -228,7 +249,8 @@ fn filter(json: &Value) -> Result<FilterSpec> {
         Some("COMPOSITE") => {
             let composite = &json["composite_filter"];
             let filters = composite["filters"].as_array().into_iter().flatten().map(filter).collect::<Result<_>>()?;
-            let operator = if composite["operator"] == "UNION" { CompositeOperator::Union } else { CompositeOperator::Intersect };
+            let operator =
+                if composite["operator"] == "UNION" { CompositeOperator::Union } else { CompositeOperator::Intersect };
             FilterSpec::Composite { operator, filters }
         }
         _ => {

@@ -223,7 +223,8 @@ impl<'v> Projection<'v> {
                 Node::Leaf(leaf) => leaf,
                 Node::List(list) => {
                     let Node::Leaf(leaf) = &list.element else { return };
-                    slots = slots.iter().filter_map(|&slot| list.spans.get(slot)).flat_map(|(from, to)| from..to).collect();
+                    slots =
+                        slots.iter().filter_map(|&slot| list.spans.get(slot)).flat_map(|(from, to)| from..to).collect();
                     leaf
                 }
                 Node::Struct(_) => return,

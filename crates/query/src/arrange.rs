@@ -14,19 +14,20 @@ use crate::column::{Column, Spot};
 use crate::eval::Tally;
 use crate::leaf::{Store, text_key};
 use crate::order::{Counted, Order, Place};
+use crate::policy::{prefer_first, size};
 use crate::query::SortKey;
 use crate::rows::Rows;
 use crate::space::Row;
 use crate::view::View;
 
 /// So many matches or fewer are always selected.
-const SELECT_FEW: usize = 256;
+const SELECT_FEW: usize = size(256, 1);
 
 /// Up to this many rows are skipped one by one; beyond, by counts of blocks.
-const SKIP_FEW: usize = 1000;
+const SKIP_FEW: usize = size(1000, 2);
 
 /// A run of equal values longer than this is looked up in the index instead of being walked backwards.
-const RUN_LONG: usize = 256;
+const RUN_LONG: usize = size(256, 2);
 
 /// What a query pays for each row of an index that is not there, in nanoseconds, when ways are compared: a small part of what
 /// building takes, as the index stays.
@@ -234,7 +235,7 @@ impl<'v> Arranger<'v, '_> {
         let walked = (skip + page.take).saturating_mul(all) / count;
         let is_built = key.column.leaf.order.get().is_some();
         let build_ns = if is_built { 0 } else { self.view.spaces.get(key.far_space).live_count * BUILD_SHARE_NS };
-        select_ns < walked.min(all) * per_row_ns + all / 100 + build_ns
+        prefer_first(select_ns, walked.min(all) * per_row_ns + all / 100 + build_ns)
     }
 
     /// Takes the key of every match.
@@ -292,7 +293,9 @@ impl<'v> Arranger<'v, '_> {
                     let mut spaces: Vec<u32> = ties.iter().map(|(_, at)| at.space).collect();
                     spaces.sort_unstable_by_key(|&space| &self.view.spaces.get(space).name);
                     spaces.dedup();
-                    let of = |space: u32| ties.iter().filter(move |(_, at)| at.space == space).map(|(_, at)| at.row).collect();
+                    let of = |space: u32| {
+                        ties.iter().filter(move |(_, at)| at.space == space).map(|(_, at)| at.row).collect()
+                    };
                     let parts = spaces.into_iter().map(|space| Part { space, rows: Rows::List(of(space)) });
                     self.arrange(parts.collect(), rest, page);
                 }
@@ -336,7 +339,8 @@ impl<'v> Arranger<'v, '_> {
         let skip = page.skip.min(SKIP_FEW);
         let walked = (skip + page.take).saturating_mul(ids.live_count) / count;
         let build_ns = if self.view.id_built(part.space) { 0 } else { ids.live_count * BUILD_SHARE_NS };
-        if count <= SELECT_FEW || count * 40 < walked.min(ids.live_count) * 3 + ids.live_count / 100 + build_ns {
+        let walk_ns = walked.min(ids.live_count) * 3 + ids.live_count / 100 + build_ns;
+        if count <= SELECT_FEW || prefer_first(count * 40, walk_ns) {
             return self.select(vec![part], &[], page);
         }
         let Some(order) = self.view.id_order(part.space) else { return };
@@ -502,7 +506,8 @@ impl<'v> Arranger<'v, '_> {
         } else {
             Box::new(order.rows(Place { block: 0, at: 0 }, end))
         };
-        if (page.skip + page.take).saturating_mul(ids.live_count) / count.max(1) > count + order.len() {
+        let walked = page.skip.saturating_add(page.take).saturating_mul(ids.live_count) / count.max(1);
+        if prefer_first(count + order.len(), walked) {
             return self.bucket_related(part, key, rest, far_rows, page);
         }
         let set = part.rows.to_bits(ids);

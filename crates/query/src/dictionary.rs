@@ -7,12 +7,16 @@ use rustc_hash::FxBuildHasher;
 
 use crate::bits::Bits;
 use crate::fold::is_folded;
+use crate::policy::size;
 
 /// A segment is closed when it has this many bytes, so that 32 bits address every byte in it.
 const SEGMENT_BYTES_MAX: usize = 1 << 31;
 
+/// So many holes are never worth closing.
+const HOLES: usize = size(4096, 4);
+
 /// Uses of a text are counted up to here; a text that reached it stays until the column is packed.
-const USES_MAX: u8 = u8::MAX;
+const USES_MAX: u8 = size(u8::MAX as usize, 9) as u8;
 
 /// Texts numbered in the order they came.
 ///
@@ -81,7 +85,7 @@ impl Dictionary {
         let hash_of = hash(text);
         if let Some(&code) = self.codes.find(hash_of, |&code| self.text(code) == text) {
             let uses = &mut self.uses[code as usize];
-            *uses = uses.saturating_add(1);
+            *uses = uses.saturating_add(1).min(USES_MAX);
             return (code, false);
         }
         if self.segments.last().is_none_or(|s| s.text.len() + text.len() > SEGMENT_BYTES_MAX) {
@@ -119,7 +123,7 @@ impl Dictionary {
 
     /// Whether holes make up half of it.
     pub(crate) fn wants_packing(&self) -> bool {
-        self.dead > 4096 && self.dead > self.starts.len() / 2
+        self.dead > HOLES && self.dead > self.starts.len() / 2
     }
 
     /// Keeps only the texts in `used`, in their order; says which new code each old one has.

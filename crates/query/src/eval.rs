@@ -18,16 +18,17 @@ use crate::grams::Found;
 use crate::leaf::{Leaf, Store};
 use crate::numbers::{CodeVec, IntVec};
 use crate::order::{Order, Place};
+use crate::policy::{prefer_first, size};
 use crate::rows::{Rows, is_few};
 use crate::space::{Row, Spaces};
 use crate::text_test::{Piece, TextMatch};
 use crate::view::View;
 
 /// Dictionaries up to this many texts are searched text by text; an index would cost more than it saves.
-const SMALL_DICTIONARY: u32 = 4096;
+const SMALL_DICTIONARY: u32 = size(4096, 3) as u32;
 
 /// Reverse lookups are counted one by one up to this many far rows, and guessed beyond.
-const COUNTED_FAR_ROWS: usize = 4096;
+const COUNTED_FAR_ROWS: usize = size(4096, 3);
 
 /// What answering a query costs, as it goes.
 #[derive(Debug, Default)]
@@ -247,7 +248,7 @@ impl<'v> Evaluator<'v, '_> {
                 (all as u128 * far_count as u128 / far_all.live_count.max(1) as u128) as usize
             };
             let rows = Cow::Owned(far_rows.to_bits(far_all).into_owned());
-            let how = if is_few(estimate, all) || far_count <= COUNTED_FAR_ROWS && estimate * 2 < all {
+            let how = if is_few(estimate, all) || far_count <= COUNTED_FAR_ROWS && prefer_first(estimate * 2, all) {
                 How::Postings
             } else {
                 How::Scan
@@ -284,7 +285,7 @@ impl<'v> Evaluator<'v, '_> {
             self.tally.index("order", label());
             let estimate = order.rank(to).saturating_sub(order.rank(from));
             // A piece of the index is copied row by row, a column is compared many values at a time.
-            let how = if estimate * 4 < all { How::Order } else { How::Scan };
+            let how = if prefer_first(estimate * 4, all) { How::Order } else { How::Scan };
             (estimate > 0).then_some((test, estimate, how))
         };
         let by_code = |code: u32| {
@@ -447,7 +448,7 @@ impl<'v> Evaluator<'v, '_> {
         let test_ns = count * step.test_ns();
         let rows_ns = step.rows_ns(all) + all / 64;
         let rows = if matches!(rows, Rows::All) { Rows::Bits(Cow::Borrowed(&ids.live), count) } else { rows };
-        if test_ns <= rows_ns {
+        if prefer_first(test_ns, rows_ns) {
             step.tested.set(step.tested.get() + count);
             self.tally.examine(count);
             return match rows {

@@ -9,13 +9,14 @@ use rustc_hash::FxHashMap;
 use crate::bits::Bits;
 use crate::dictionary::Dictionary;
 use crate::fold::fold_into;
+use crate::policy::size;
 use crate::text_test::TextMatch;
 
 const BEGIN: u8 = 0xfe;
 const END: u8 = 0xff;
 
 /// Candidates are compared with the text once there are so few; merging more lists would cost more than it saves.
-const CANDIDATES_FEW: usize = 256;
+const CANDIDATES_FEW: usize = size(256, 1);
 
 /// The codes of the texts that hold a group: differences, seven bits a byte, the lowest first.
 #[derive(Debug, Default)]
@@ -145,8 +146,10 @@ impl Grams {
         if missing {
             return Found::Exact(Vec::new());
         }
-        let Some((mut codes, first)) = lists.iter().min_by_key(|(_, list)| list.count).map(|(at, list)| (list.codes(), *at)) else {
-            return Found::Exact(self.short(folded));
+        let Some((mut codes, first)) =
+            lists.iter().min_by_key(|(_, list)| list.count).map(|(at, list)| (list.codes(), *at))
+        else {
+            return Found::Exact(self.short(how, folded));
         };
         // Groups that overlap say nearly the same, so the next one is the rarest of those that are apart from the last.
         let mut seen = vec![first];
@@ -164,9 +167,14 @@ impl Grams {
         Found::Candidates(codes)
     }
 
-    /// The texts that hold a piece too short to make a group: every group that holds it names some of them.
-    fn short(&self, piece: &str) -> Vec<u32> {
-        let piece = piece.as_bytes();
+    /// The texts that hold a piece too short to make a group, marks included: every group that holds it names some of them.
+    fn short(&self, how: TextMatch, folded: &str) -> Vec<u32> {
+        let mut piece = folded.as_bytes().to_vec();
+        match how {
+            TextMatch::StartsWith => piece.insert(0, BEGIN),
+            TextMatch::EndsWith => piece.push(END),
+            TextMatch::Contains => {}
+        }
         let mut codes = Bits::default();
         for (&group, list) in &self.lists {
             let bytes = [(group >> 16) as u8, (group >> 8) as u8, group as u8];

@@ -160,6 +160,21 @@ impl Leaf {
         }
     }
 
+    /// The kind of its values.
+    pub(crate) fn kind(&self, spaces: &Spaces) -> Kind {
+        match &self.store {
+            Store::Boolean { .. } => Kind::Boolean,
+            Store::Long { .. } => Kind::Long,
+            Store::Double { .. } => Kind::Double,
+            Store::Instant(_) => Kind::DateTime,
+            Store::Text { .. } => Kind::String,
+            Store::Id(ids) => {
+                let targets = ids.target.map(|space| spaces.get(space).name.clone()).into_iter().collect();
+                Kind::Id { targets, parent: false }
+            }
+        }
+    }
+
     #[inline]
     pub(crate) fn is_set(&self, slot: u32) -> bool {
         match &self.store {
@@ -210,12 +225,16 @@ impl Leaf {
     /// the other; in a tight loop they wait together, which makes writing a page of an answer some times quicker.
     pub(crate) fn touch(&self, slots: &[u32], spaces: &Spaces) {
         let sum = match &self.store {
-            Store::Boolean { set, .. } | Store::Double { set, .. } => slots.iter().filter(|&&slot| set.contains(slot)).count() as u64,
+            Store::Boolean { set, .. } | Store::Double { set, .. } => {
+                slots.iter().filter(|&&slot| set.contains(slot)).count() as u64
+            }
             Store::Long { set, numbers } => {
                 let set = slots.iter().filter(|&&slot| set.contains(slot)).count() as u64;
                 slots.iter().fold(set, |sum, &slot| sum.wrapping_add(numbers.get(slot) as u64))
             }
-            Store::Instant(instants) => slots.iter().filter_map(|&slot| instants.instant(slot)).fold(0, |sum, i| sum ^ i as u64),
+            Store::Instant(instants) => {
+                slots.iter().filter_map(|&slot| instants.instant(slot)).fold(0, |sum, i| sum ^ i as u64)
+            }
             Store::Text { codes, dictionary } => {
                 let codes: Vec<u32> = slots.iter().filter_map(|&slot| codes.get(slot).checked_sub(1)).collect();
                 dictionary.touch(&codes) as u64

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 
 use lockstep_model::{Kind, Name, Property, Value};
 
-use crate::leaf::{At, Leaf};
+use crate::leaf::{At, Leaf, Store};
 use crate::numbers::CodeVec;
 use crate::space::{Row, Spaces};
 use crate::value::{ListRef, ListSource, StructRef, ValueRef};
@@ -166,7 +166,8 @@ impl Node {
             Self::Leaf(leaf) => leaf.touch(slots, spaces),
             Self::Struct(fields) => fields.iter().for_each(|field| field.node.touch(slots, spaces)),
             Self::List(list) => {
-                let elements: Vec<u32> = slots.iter().filter_map(|&slot| list.spans.get(slot)).flat_map(|(from, to)| from..to).collect();
+                let elements: Vec<u32> =
+                    slots.iter().filter_map(|&slot| list.spans.get(slot)).flat_map(|(from, to)| from..to).collect();
                 list.element.touch(&elements, spaces);
             }
         }
@@ -283,30 +284,65 @@ pub(crate) fn declare(fields: &mut Vec<Field>, properties: &[Property], spaces: 
 }
 
 /// Declares what a document holds and no model does, as far as its values tell: a document may be loaded before the model
-/// of its type.
-pub(crate) fn infer(name: &Name, value: &Value) -> Property {
+/// of its type. What is there already for other documents stays as it is where the values fit it.
+pub(crate) fn infer(there: &[Field], name: &Name, value: &Value, spaces: &Spaces) -> Property {
+    let field = there.iter().find(|f| f.name == *name);
     let (values, list) = match value {
         Value::List(values) => (&values[..], true),
         value => (std::slice::from_ref(value), false),
     };
-    let kind = match values.first() {
-        Some(Value::Boolean(_)) => Kind::Boolean,
-        Some(Value::Long(_)) => Kind::Long,
-        Some(Value::Double(_)) => Kind::Double,
-        Some(Value::Id(_)) => Kind::Id { targets: Vec::new(), parent: false },
-        Some(Value::Struct(_)) => {
-            let mut fields: Vec<Property> = Vec::new();
+    let element = match field.map(|f| &f.node) {
+        Some(Node::List(inner)) if list => Some(&inner.element),
+        Some(node @ (Node::Leaf(_) | Node::Struct(_))) if !list => Some(node),
+        _ => None,
+    };
+    let kind = match (values.first(), element) {
+        (Some(Value::Struct(_)), element) => {
+            let there = match element {
+                Some(Node::Struct(fields)) => &fields[..],
+                _ => &[],
+            };
+            let mut fields: Vec<Property> = there.iter().map(|f| f.describe(spaces)).collect();
             for value in values {
                 let Value::Struct(found) = value else { continue };
                 for (name, value) in found {
-                    if !fields.iter().any(|f| f.name == *name) {
-                        fields.push(infer(name, value));
+                    let property = infer(there, name, value, spaces);
+                    match fields.iter_mut().find(|f| f.name == *name) {
+                        // An empty list says nothing of its elements.
+                        Some(known) if !matches!(value, Value::List(v) if v.is_empty()) => *known = property,
+                        Some(_) => {}
+                        None => fields.push(property),
                     }
                 }
             }
             Kind::Struct { fields }
         }
-        Some(Value::String(_) | Value::List(_)) | None => Kind::String,
+        (None, Some(element)) => element.kind(spaces),
+        (Some(Value::String(_)), Some(Node::Leaf(leaf))) if matches!(leaf.store, Store::Instant(_)) => Kind::DateTime,
+        (Some(Value::Boolean(_)), _) => Kind::Boolean,
+        (Some(Value::Long(_)), _) => Kind::Long,
+        (Some(Value::Double(_)), _) => Kind::Double,
+        (Some(Value::Id(_)), _) => Kind::Id { targets: Vec::new(), parent: false },
+        (Some(Value::String(_) | Value::List(_)) | None, _) => Kind::String,
     };
     Property { name: name.clone(), kind, list, secret: false }
+}
+
+impl Field {
+    /// The declaration that makes such a field.
+    pub(crate) fn describe(&self, spaces: &Spaces) -> Property {
+        let list = matches!(self.node, Node::List(_));
+        Property { name: self.name.clone(), kind: self.node.kind(spaces), list, secret: self.secret }
+    }
+}
+
+impl Node {
+    /// The kind of the value, or of each element.
+    fn kind(&self, spaces: &Spaces) -> Kind {
+        match self {
+            Self::Leaf(leaf) => leaf.kind(spaces),
+            Self::Struct(fields) => Kind::Struct { fields: fields.iter().map(|f| f.describe(spaces)).collect() },
+            Self::List(list) => list.element.kind(spaces),
+        }
+    }
 }

@@ -8,18 +8,19 @@ use std::cmp::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::bits::Bits;
+use crate::policy::size;
 
 /// A block is split when it has this many rows.
-const BLOCK_ROWS_MAX: usize = 1024;
+const BLOCK_ROWS_MAX: usize = size(1024, 6);
 
 /// Rows of a block that is made by building, so that there is room for some more.
-const BLOCK_ROWS: usize = 896;
+const BLOCK_ROWS: usize = size(896, 4);
 
 /// Match counts per block are remembered for this many filters.
-const COUNTED_MAX: usize = 8;
+const COUNTED_MAX: usize = size(8, 3);
 
 /// Beyond this many changed rows counting anew is quicker than looking each of them up.
-const CHANGED_MAX: usize = 1000;
+const CHANGED_MAX: usize = size(1000, 12);
 
 /// Rows in order.
 #[derive(Debug, Default)]

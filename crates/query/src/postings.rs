@@ -1,6 +1,7 @@
 //! Which rows have a value: an equality index over the codes of a column.
 
 use crate::bits::Bits;
+use crate::policy::size;
 
 /// No row has the code.
 const NONE: u32 = u32::MAX;
@@ -12,7 +13,7 @@ const SET: u32 = 1 << 31;
 const BITS_PER_MEMBER: usize = 32;
 
 /// Sets smaller than this are never bits.
-const FEW_MAX: usize = 256;
+const FEW_MAX: usize = size(256, 3);
 
 /// For each code the rows that have it. A code that one row has, as most do in a column of names, takes four bytes.
 #[derive(Debug, Default)]

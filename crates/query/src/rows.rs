@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 
 use crate::bits::Bits;
+use crate::policy::size;
 use crate::space::Space;
 
 /// A set of rows of one type. All of them are live.
@@ -17,11 +18,14 @@ pub(crate) enum Rows<'v> {
 }
 
 /// A set with fewer rows than one in this many of the type is a list, else bits: at this share both take as long to make.
-const LIST_SHARE: usize = 64;
+const LIST_SHARE: usize = size(64, 3);
+
+/// A set with fewer rows than this is always a list.
+const LIST_ROWS: usize = size(64, 2);
 
 /// Whether a set of `count` rows out of `all` is better listed.
 pub(crate) fn is_few(count: usize, all: usize) -> bool {
-    count <= 64 || count * LIST_SHARE < all
+    count <= LIST_ROWS || count * LIST_SHARE < all
 }
 
 impl<'v> Rows<'v> {

@@ -11,9 +11,13 @@ use rustc_hash::{FxBuildHasher, FxHashMap};
 
 use crate::bits::Bits;
 use crate::numbers::IntVec;
+use crate::policy::size;
 
 /// Bits of a span that hold the length; ids are at most [`lockstep_model::ID_BYTES_MAX`] bytes.
 const LENGTH_BITS: u32 = 16;
+
+/// So many bytes of ids that are gone are never worth packing.
+const GARBAGE_BYTES: usize = size(4096, 16);
 
 /// The rows of one resource type.
 #[derive(Debug)]
@@ -66,7 +70,8 @@ impl Space {
     /// Reads a little of each id, so that all of them are on their way from memory at once.
     pub(crate) fn touch(&self, rows: &[u32]) -> u64 {
         let spans = rows.iter().map(|&row| self.spans[row as usize] >> LENGTH_BITS).fold(0, u64::wrapping_add);
-        rows.iter().fold(spans, |sum, &row| sum.wrapping_add(u64::from(self.id(row).as_bytes().first().copied().unwrap_or(0))))
+        rows.iter()
+            .fold(spans, |sum, &row| sum.wrapping_add(u64::from(self.id(row).as_bytes().first().copied().unwrap_or(0))))
     }
 
     /// The row that stands for the id, whether the resource exists or not.
@@ -84,7 +89,7 @@ impl Space {
         if let Some(&row) = self.rows.find(hash, |&row| self.id(row) == id) {
             return row;
         }
-        if self.garbage > 4096 && self.garbage > self.texts.len() / 2 {
+        if self.garbage > GARBAGE_BYTES && self.garbage > self.texts.len() / 2 {
             self.pack_texts();
         }
         let span = (self.texts.len() as u64) << LENGTH_BITS | id.len() as u64;

@@ -493,3 +493,155 @@ fn property<'a, 'n>(properties: &'a [Property], names: &'n str) -> Option<(&'a P
         Some((found, found.name.to_string(), names.get(end + 1..).filter(|rest| !rest.is_empty())))
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn registry() -> Registry {
+        let mut registry = Registry::new();
+        let model = r#"{"name":"com.acme.PersonModel","resource_type":"com.acme.Person","properties":[
+            {"name":"name","kind":"STRING"},{"name":"full.name","kind":"STRING"},{"name":"age","kind":"DOUBLE"},
+            {"name":"friend","kind":"ID"},{"name":"address","kind":"STRUCT","fields":[{"name":"city","kind":"STRING"}]}]}"#;
+        registry.register(serde_json::from_str(model).unwrap()).unwrap();
+        registry
+    }
+
+    fn property(property: &str, operator: Operator, comparable: Comparable) -> FilterSpec {
+        FilterSpec::Property(PropertyFilter { property: property.to_owned(), operator, comparable })
+    }
+
+    fn both(first: FilterSpec, second: FilterSpec) -> FilterSpec {
+        composite(CompositeOperator::Intersect, vec![first, second])
+    }
+
+    /// The filter behind `where`.
+    fn filter(text: &str) -> FilterSpec {
+        let spec = parse_text(&format!("VirtualMachine where {text}"), &registry()).unwrap_or_else(|e| panic!("{e}"));
+        match spec.resource_filter {
+            FilterSpec::Composite { mut filters, .. } => filters.remove(1),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn the_text_form_says_all_that_a_spec_can() {
+        let text = r#"VirtualMachine where power_state = "POWERED_ON" and host->HostSystem/name starts with 'esx-'
+            and (cpu_count >= 8 or tags = Tag:urn:1:GLOBAL) select name, host.cluster.name, guest/tools/version
+            ORDER BY host.name desc, name limit 20 offset 40 count"#;
+        let spec = parse_text(text, &registry()).unwrap_or_else(|e| panic!("{e}"));
+        let string = |s: &str| Comparable::String(s.to_owned());
+        let powered = property("VirtualMachine/power_state", Operator::Equal, string("POWERED_ON"));
+        let on_esx = property("VirtualMachine/host->HostSystem/name", Operator::StartsWith, string("esx-"));
+        let large = property("VirtualMachine/cpu_count", Operator::GreaterOrEqual, Comparable::Long(8));
+        let tagged =
+            property("VirtualMachine/tags", Operator::Equal, Comparable::Id(ResourceId::new("Tag", "urn:1:GLOBAL")));
+        let either = composite(CompositeOperator::Union, vec![large, tagged]);
+        let conditions = composite(CompositeOperator::Intersect, vec![powered, on_esx, either]);
+        assert_eq!(spec.resource_filter, both(FilterSpec::Type("VirtualMachine".to_owned()), conditions));
+        let cluster = "VirtualMachine/host->HostSystem/cluster->ClusterComputeResource/name";
+        assert_eq!(spec.property_spec, ["VirtualMachine/name", cluster, "VirtualMachine/guest/tools/version"]);
+        let sort = |property: &str, direction| SortSpec { property: property.to_owned(), direction };
+        let by_host = sort("VirtualMachine/host->HostSystem/name", SortDirection::Descending);
+        assert_eq!(spec.sort_criteria, [by_host, sort("VirtualMachine/name", SortDirection::Ascending)]);
+        assert_eq!((spec.offset, spec.limit, spec.compute_total_item_count), (40, Some(20), true));
+        assert!(crate::Query::compile(&spec, &registry(), &crate::Limits::default()).is_ok());
+    }
+
+    #[test]
+    fn values_are_read_as_the_property_needs_them() {
+        let name = |comparable| property("VirtualMachine/name", Operator::Equal, comparable);
+        assert_eq!(filter("name = 42"), name(Comparable::String("42".to_owned())));
+        assert_eq!(filter(r#"name = "a\"b\n""#), name(Comparable::String("a\"b\n".to_owned())));
+        assert_eq!(
+            filter("template = true"),
+            property("VirtualMachine/template", Operator::Equal, Comparable::Boolean(true))
+        );
+        assert_eq!(
+            filter("cpu_count < 2.5"),
+            property("VirtualMachine/cpu_count", Operator::Less, Comparable::Double(2.5))
+        );
+        assert_eq!(
+            filter("cpu_count > -1"),
+            property("VirtualMachine/cpu_count", Operator::Greater, Comparable::Long(-1))
+        );
+        assert_eq!(
+            filter("host != host-12"),
+            property("VirtualMachine/host", Operator::NotEqual, Comparable::String("host-12".to_owned()))
+        );
+        assert_eq!(filter("id is vm-4"), FilterSpec::Id(ResourceId::new("VirtualMachine", "vm-4")));
+        assert_eq!(filter("id is HostSystem:h"), FilterSpec::Id(ResourceId::new("HostSystem", "h")));
+        let two = vec![name(Comparable::String("a".to_owned())), name(Comparable::String("b".to_owned()))];
+        assert_eq!(filter("name in (a, 'b')"), composite(CompositeOperator::Union, two));
+    }
+
+    #[test]
+    fn paths_are_completed() {
+        let registry = registry();
+        let check = |base: &str, word: &str, expected: &str| {
+            let base = registry.type_def(base).map(|def| &**def);
+            assert_eq!(complete(word, base, &registry).map(|p| p.0).as_deref(), Ok(expected));
+        };
+        check("VirtualMachine", "guest.tools.version", "VirtualMachine/guest/tools/version");
+        check("VirtualMachine", "VirtualMachine/guest/tools/version", "VirtualMachine/guest/tools/version");
+        check("VirtualMachine", "nics.label", "VirtualMachine/nics/label");
+        check(
+            "VirtualMachine",
+            "host->cluster->name",
+            "VirtualMachine/host->HostSystem/cluster->ClusterComputeResource/name",
+        );
+        check("VirtualMachine", "datastores.name", "VirtualMachine/datastores->Datastore/name");
+        check("com.acme.Person", "full.name", "com.acme.PersonModel/full.name");
+        check("com.acme.Person", "address.city", "com.acme.PersonModel/address/city");
+        check(
+            "com.acme.Person",
+            "friend->com.acme.PersonModel/age",
+            "com.acme.PersonModel/friend->com.acme.PersonModel/age",
+        );
+    }
+
+    #[test]
+    fn errors_point_at_the_place() {
+        let check = |text: &str, column: usize, message: &str| match parse_text(text, &registry()) {
+            Err(error) => assert_eq!((error.column, &*error.message), (column, message), "{error}"),
+            Ok(spec) => panic!("{spec:?}"),
+        };
+        check("", 1, "expected a resource type");
+        check("Virtual", 1, "no resource type \"Virtual\"");
+        check("VirtualMachine where", 21, "expected a property");
+        check("VirtualMachine where nam = 1", 22, "VirtualMachine has no property nam");
+        check(
+            "VirtualMachine where name like x",
+            27,
+            "expected an operator: =, !=, >, >=, <, <=, starts with, ends with, contains or in",
+        );
+        check("VirtualMachine where name = \"x", 29, "a text without its closing quote");
+        check("VirtualMachine where cpu_count = many", 34, "VirtualMachine/cpu_count is a number, \"many\" is none");
+        check("VirtualMachine where (name = x", 31, "expected ), and or or");
+        check("VirtualMachine limit ten", 22, "expected a whole number");
+        check("VirtualMachine limit 1 limit 2", 24, "limit a second time");
+        check(
+            "VirtualMachine where name = x y",
+            31,
+            "expected where, select, order by, limit, offset, count or the end",
+        );
+        check("VirtualMachine select name;", 27, "';' has no meaning here; put text into quotes");
+        check(
+            "com.acme.Person select friend.name",
+            24,
+            "com.acme.Person/friend can point to several types: write friend->Model/name",
+        );
+        let deep = format!("VirtualMachine where {}name = x{}", "(".repeat(100), ")".repeat(100));
+        check(&deep, 87, "parentheses nest deeper than 64 levels");
+        let error = parse_text("VirtualMachine\n  where nam = 1", &registry()).unwrap_err();
+        assert_eq!(error.to_string(), "VirtualMachine has no property nam at column 24\n  where nam = 1\n        ^");
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn no_text_makes_it_panic(text in "\\PC*|(VirtualMachine|where|and|or|[(),=<>!\"' ]|name|->|host|in|limit|[0-9é.-]|order by|id is|starts with)*") {
+            let _ = parse_text(&text, &registry());
+            let _ = parse_text(&format!("VirtualMachine where {text}"), &registry());
+        }
+    }
+}

@@ -5,7 +5,7 @@ use std::sync::{Arc, OnceLock};
 
 use lockstep_journal::{Change, Commit, Operation, StateEntry};
 use lockstep_model::builtin::RESOURCE_MODEL;
-use lockstep_model::{Document, Name, Position, Registry, ResourceId, ResourceModel, TypeDef, Value};
+use lockstep_model::{Document, Name, Position, Property, Registry, ResourceId, ResourceModel, TypeDef, Value};
 use rustc_hash::{FxHashMap, FxHashSet};
 
 use crate::column::{Column, Spot};
@@ -13,13 +13,14 @@ use crate::leaf::{At, Store};
 use crate::memory::{MemoryReport, TypeMemory};
 use crate::node::{Field, Node, declare, infer, set_fields};
 use crate::order::Order;
+use crate::policy::size;
 use crate::space::{Row, Spaces};
 
 /// A commit that changes more than this share of a type's resources drops the type's indexes instead of keeping them.
 const BULK_SHARE: usize = 4;
 
 /// Fewer changes than this are never bulk.
-const BULK_CHANGES: usize = 1000;
+const BULK_CHANGES: usize = size(1000, 12);
 
 /// The resources of a site as they were at one position, in columns.
 ///
@@ -203,9 +204,16 @@ impl View {
     fn put_undeclared(&mut self, row: Row, values: &[(Name, Value)]) {
         let declared = self.registry.type_def(self.spaces.get(row.space).name.as_str());
         let unknown = |name: &Name| declared.is_none_or(|def| !def.properties.iter().any(|p| p.name == *name));
-        let inferred: Vec<_> = values.iter().filter(|(name, _)| unknown(name)).map(|(n, v)| infer(n, v)).collect();
-        let rows: Vec<Row> = self.spaces.get(row.space).live.iter().map(|r| Row { space: row.space, row: r }).collect();
         let mut fields = std::mem::take(&mut self.tables[row.space as usize].fields);
+        let mut inferred: Vec<Property> = fields.iter().map(|field| field.describe(&self.spaces)).collect();
+        for (name, value) in values.iter().filter(|(name, _)| unknown(name)) {
+            let property = infer(&fields, name, value, &self.spaces);
+            match inferred.iter_mut().find(|p| p.name == *name) {
+                Some(known) => *known = property,
+                None => inferred.push(property),
+            }
+        }
+        let rows: Vec<Row> = self.spaces.get(row.space).live.iter().map(|r| Row { space: row.space, row: r }).collect();
         declare(&mut fields, &inferred, &mut self.spaces, &rows);
         if !set_fields(&mut fields, &At { slot: row.row, owner: row }, values, &mut self.spaces) {
             tracing::error!(id = ?self.spaces.id(row), "a stored resource does not fit its model; what does not fit is not shown");
