@@ -1,21 +1,24 @@
 //! Loads an inventory and times a list of queries on it, without any server around.
 //!
 //! ```text
-//! cargo bench -p lockstep-query --bench queries -- INVENTORY.ndjson VALUES.json QUERIES.json [--answers FORMS] [--only NAME]
+//! cargo bench -p lockstep-query --bench queries -- INVENTORY.ndjson VALUES.json QUERIES.json
+//!     [--updates UPDATES.ndjson] [--answers FORMS] [--only NAME]
 //! ```
 //!
 //! `INVENTORY` has a resource a line, `QUERIES` an object of `query_spec`s with the places to vary, and `VALUES` the pools
 //! that fill those places. Prints the speed of loading, the memory a resource takes, and for each query the median and the
-//! 99th percentile of answering and writing JSON, in microseconds. `--answers N` prints the answers of the fixed form and
+//! 99th percentile of answering and writing JSON, in microseconds. With `--updates`, a stream of changes is then applied,
+//! a commit each, to the view with all the indexes that the queries built. `--answers N` prints the answers of the fixed form and
 //! of `N` varied ones instead, to be compared with another evaluator's.
 
 use std::error::Error;
 use std::fs::File;
 use std::io::{BufRead, BufReader};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use lockstep_journal::StateEntry;
-use lockstep_model::{Position, Registry, ResourceId};
+use lockstep_journal::{Change, Commit, Operation, StateEntry};
+use lockstep_model::{LeafPath, Position, Registry, ResourceId};
 use lockstep_query::{
     Comparable, CompositeOperator, FilterSpec, Limits, Operator, PropertyFilter, Query, QuerySpec, SortDirection,
     SortSpec, View,
@@ -46,6 +49,7 @@ fn main() -> Result<()> {
         println!("usage: cargo bench -p lockstep-query --bench queries -- INVENTORY.ndjson VALUES.json QUERIES.json");
         return Ok(());
     };
+    let updates = flag("--updates");
     let answers = flag("--answers").map(|n| n.parse::<usize>()).transpose()?;
     let only = flag("--only");
     let mut view = View::new(Registry::new());
@@ -69,6 +73,9 @@ fn main() -> Result<()> {
                 Some(forms) => drop(printed.insert(name.clone(), answer(&view, entry, &values, forms)?)),
             }
         }
+    }
+    if let Some(updates) = updates {
+        apply(&mut view, &updates)?;
     }
     if answers.is_some() {
         println!("{}", Value::Object(printed));
@@ -139,6 +146,47 @@ fn load(view: &mut View, path: &str, report: bool) -> Result<()> {
             (resident_bytes()? - before) / count.max(1)
         );
     }
+    Ok(())
+}
+
+/// Applies a stream of `{"op":…,"type":…,"id":…,"properties":…}`, a commit for each line.
+fn apply(view: &mut View, path: &str) -> Result<()> {
+    let mut times = Vec::new();
+    let started_at = view.position().0;
+    for (i, line) in BufReader::new(File::open(path)?).lines().enumerate() {
+        let line = line?;
+        let json: Value = serde_json::from_str(&line)?;
+        let text = |name: &str| json[name].as_str().unwrap_or_default().to_owned();
+        let def = view.registry().type_def(&text("type")).ok_or("unknown type")?.clone();
+        let id = ResourceId::new(def.name.clone(), text("id"));
+        let operation = match &*text("op") {
+            "CREATE" => Operation::Create(def.read_document(&json["properties"].to_string())?),
+            "DELETE" => Operation::Delete(view.get(&id).ok_or("no such resource")?.document),
+            _ => {
+                let old = view.get(&id).ok_or("no such resource")?.document;
+                let mut new = old.clone();
+                for (path, value) in json["properties"].as_object().into_iter().flatten() {
+                    new.set(path, def.read_value(&LeafPath::new(path.as_str()), &value.to_string())?);
+                }
+                Operation::Update(old.diff(&new))
+            }
+        };
+        let changes = vec![Change { id, operation, parents: Arc::new([]) }];
+        let commit =
+            Commit { position: Position(started_at + 1 + i as u64), time_ms: 0, author: "bench".into(), changes };
+        let started = Instant::now();
+        view.apply(&commit);
+        times.push(started.elapsed());
+    }
+    times.sort();
+    let micros = |share: usize| times[(times.len() * share / 100).min(times.len() - 1)].as_nanos() as f64 / 1000.0;
+    eprintln!(
+        "\n{} commits of one change: median {:.1} us, p99 {:.1} us, worst {:.1} us",
+        times.len(),
+        micros(50),
+        micros(99),
+        micros(100)
+    );
     Ok(())
 }
 

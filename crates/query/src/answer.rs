@@ -245,7 +245,7 @@ impl<'v> Projection<'v> {
         if self.many {
             let mut values = Vec::new();
             self.gather(view, 0, row, &mut values);
-            return (!values.is_empty()).then(|| ValueRef::List(ListRef(ListSource::Gathered(values))));
+            return (!values.is_empty()).then_some(ValueRef::List(ListRef(ListSource::Gathered(values))));
         }
         let (last, hops) = self.hops.split_last()?;
         let mut row = row;

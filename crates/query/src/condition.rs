@@ -55,7 +55,7 @@ pub(crate) enum Test {
     Instant(Range<i128>),
     Text(TextTest),
     /// Text, a date_time as it is written, or the id of an identifier.
-    Piece(Piece),
+    Piece(Box<Piece>),
     Id {
         id: ResourceId,
         equal: bool,

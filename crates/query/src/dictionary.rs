@@ -85,7 +85,7 @@ impl Dictionary {
         let hash_of = hash(text);
         if let Some(&code) = self.codes.find(hash_of, |&code| self.text(code) == text) {
             let uses = &mut self.uses[code as usize];
-            *uses = uses.saturating_add(1).min(USES_MAX);
+            *uses += u8::from(*uses < USES_MAX);
             return (code, false);
         }
         if self.segments.last().is_none_or(|s| s.text.len() + text.len() > SEGMENT_BYTES_MAX) {

@@ -307,11 +307,12 @@ impl Leaf {
                 new_text = is_new.then_some(code);
             }
             (Store::Id(ids), Some(Value::Id(v))) => {
-                let row = spaces.refer(v);
-                if ids.target.is_some_and(|space| space != row.space) {
-                    spaces.release(row);
-                    taken = false;
-                } else {
+                let row = match ids.target {
+                    None => Some(spaces.refer(v)),
+                    Some(space) => (spaces.get(space).name == v.resource_type).then(|| spaces.refer_in(space, v)),
+                };
+                taken = row.is_some();
+                if let Some(row) = row {
                     let code = ids.intern(row);
                     ids.codes.set(slot, code + 1);
                 }

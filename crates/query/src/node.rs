@@ -243,7 +243,7 @@ pub(crate) fn set_fields(fields: &mut [Field], at: &At, values: &[(Name, Value)]
     // Both sides are in the order of the model, so the next value mostly belongs to the next field.
     let mut guess = 0;
     for field in fields {
-        let is_it = |(name, _): &&(Name, Value)| *name == field.name;
+        let is_it = |(name, _): &&(Name, Value)| Name::ptr_eq(name, &field.name) || *name == field.name;
         let value = values.get(guess).filter(is_it).or_else(|| values.iter().find(is_it)).map(|(_, value)| value);
         if value.is_some() {
             guess += 1;

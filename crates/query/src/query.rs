@@ -349,12 +349,14 @@ fn test(filter: &PropertyFilter, kind: &Kind, at: &str, registry: &Registry) -> 
                 Operator::GreaterOrEqual => Test::Text(TextTest::Between(Bound::Included(text), Bound::Unbounded)),
                 Operator::Less => Test::Text(TextTest::Between(Bound::Unbounded, Bound::Excluded(text))),
                 Operator::LessOrEqual => Test::Text(TextTest::Between(Bound::Unbounded, Bound::Included(text))),
-                Operator::StartsWith | Operator::EndsWith | Operator::Contains => Test::Piece(piece(*operator, v)),
+                Operator::StartsWith | Operator::EndsWith | Operator::Contains => {
+                    Test::Piece(Box::new(piece(*operator, v)))
+                }
             })
         }
         (Kind::DateTime, Comparable::String(v)) => {
             if matches!(operator, Operator::StartsWith | Operator::EndsWith | Operator::Contains) {
-                return Ok(Test::Piece(piece(*operator, v)));
+                return Ok(Test::Piece(Box::new(piece(*operator, v))));
             }
             let instant = instants::parse(v).ok_or_else(|| {
                 let shown: String = v.chars().take(64).collect();
@@ -380,7 +382,9 @@ fn test(filter: &PropertyFilter, kind: &Kind, at: &str, registry: &Registry) -> 
             Operator::Equal | Operator::NotEqual => {
                 Ok(Test::IdPart { id: v.as_str().into(), equal: *operator == Operator::Equal })
             }
-            Operator::StartsWith | Operator::EndsWith | Operator::Contains => Ok(Test::Piece(piece(*operator, v))),
+            Operator::StartsWith | Operator::EndsWith | Operator::Contains => {
+                Ok(Test::Piece(Box::new(piece(*operator, v))))
+            }
             _ => Err(no_operator()),
         },
         (Kind::Long | Kind::Double | Kind::String | Kind::DateTime | Kind::Id { .. } | Kind::Struct { .. }, _) => {
@@ -429,7 +433,7 @@ fn long_against_double(operator: Operator, number: f64) -> Option<Range<i64>> {
     let (all, none) = (Range::Between(i64::MIN, i64::MAX), Range::Between(i64::MAX, i64::MIN));
     /// 2^63, the least double above all longs.
     const ABOVE: f64 = 9_223_372_036_854_775_808.0;
-    if number >= ABOVE || number < -ABOVE {
+    if !(-ABOVE..ABOVE).contains(&number) {
         let is_above = number >= ABOVE;
         return Some(match operator {
             Operator::Equal => none,

@@ -236,6 +236,11 @@ impl Spaces {
     /// The row that stands for the id, with one more reference to it.
     pub(crate) fn refer(&mut self, id: &ResourceId) -> Row {
         let space = self.intern_type(&id.resource_type);
+        self.refer_in(space, id)
+    }
+
+    /// The same, when the number of the id's type is known.
+    pub(crate) fn refer_in(&mut self, space: u32, id: &ResourceId) -> Row {
         let rows = &mut self.spaces[space as usize];
         let row = rows.intern(&id.id);
         if rows.references.len() <= row as usize {
