@@ -6,7 +6,6 @@
 use std::fs::File;
 use std::io::Write;
 use std::path::Path;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{channel, sync_channel};
 use std::sync::{Arc, Barrier};
 use std::time::{Duration, Instant};
@@ -15,7 +14,8 @@ use lockstep_journal::{Batch, Change, Config, Embedded, Engine, Expect, Operatio
 use lockstep_model::{Document, Name, Position, ResourceId, Value};
 
 const WRITERS: usize = 64;
-const WRITER_TIME: Duration = Duration::from_secs(5);
+/// Commits of each writer. All batches are made beforehand: the clients' work is not the journal's.
+const EACH: usize = 1500;
 const BULK: usize = 500;
 /// Batches under way at once in bulk: what an import keeps in flight.
 const BULK_AHEAD: usize = 8;
@@ -23,88 +23,93 @@ const BULK_AHEAD: usize = 8;
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let resources = std::env::args().skip(1).find_map(|arg| arg.parse().ok()).unwrap_or(300_000);
     let dir = tempfile::tempdir()?;
-    println!("{:<44} {:>12} {:>14} {:>8}", "", "per second", "bare disk", "ratio");
+    println!("{:<40} {:>10} {:>6} {:>12} {:>10} {:>6}", "", "a second", "cores", "a core-sec.", "bare disk", "ratio");
 
-    let journal = Embedded::open(&dir.path().join("grouped"), Config::default(), &mut |_| {})?;
-    let (records, elapsed) = grouped(&journal, WRITERS);
-    let stored = journal.disk_bytes().0 as usize / records;
-    row("64 writers, a create of 1.6 kB each", records, elapsed, bare(dir.path(), stored * WRITERS, WRITERS)?);
-    drop(journal);
-
-    let journal = Embedded::open(&dir.path().join("alone"), Config::default(), &mut |_| {})?;
-    let (records, elapsed) = grouped(&journal, 1);
-    row("1 writer, a create of 1.6 kB", records, elapsed, bare(dir.path(), stored, 1)?);
-    drop(journal);
+    for writers in [WRITERS, 1] {
+        let journal = Embedded::open(&dir.path().join(format!("grouped-{writers}")), Config::default(), &mut |_| {})?;
+        let (cost, records) = (grouped(&journal, writers), writers * EACH);
+        let stored = journal.disk_bytes().0 as usize / records;
+        drop(journal);
+        let bare = bare(dir.path(), stored * writers, writers)?;
+        row(&format!("{writers} writers, a create of 1.6 kB each"), records, &cost, Some(bare));
+    }
 
     let bulk_dir = dir.path().join("bulk");
     // Folding is measured by itself.
     let config = Config { fold_bytes_min: u64::MAX, retention: kept_for_ever(), ..Config::default() };
     let journal = Embedded::open(&bulk_dir, config.clone(), &mut |_| {})?;
-    let (elapsed, cores) = bulk(&journal, resources);
-    let stored = journal.disk_bytes().0 as usize / resources;
-    row("bulk, batches of 500 creates", resources, elapsed, bare(dir.path(), stored * BULK, BULK)?);
-    println!("  {cores:.2} cores; {stored} bytes a resource in the log");
+    let cost = bulk(&journal, resources);
+    let in_log = journal.disk_bytes().0 as usize / resources;
+    row("bulk, batches of 500 creates", resources, &cost, Some(bare(dir.path(), in_log * BULK, BULK)?));
     drop(journal);
 
     replay(&bulk_dir, &config, "open, from the log", resources)?;
     let journal = Embedded::open(&bulk_dir, config.clone(), &mut |_| {})?;
-    let (start, cpu) = (Instant::now(), cpu_time());
+    let measured = measure();
     journal.compact(journal.head())?;
-    let (elapsed, cores) = (start.elapsed(), (cpu_time() - cpu).as_secs_f64() / start.elapsed().as_secs_f64());
-    row("fold into a state", resources, elapsed, 0.0);
-    println!("  {cores:.2} cores; {} bytes a resource in the state", journal.disk_bytes().1 as usize / resources);
+    row("fold into a state", resources, &measured(), None);
+    let in_state = journal.disk_bytes().1 as usize / resources;
     drop(journal);
-    replay(&bulk_dir, &config, "open, from the state", resources)
+    replay(&bulk_dir, &config, "open, from the state", resources)?;
+    println!("bytes a resource: {in_log} in the log, {in_state} in the state");
+    Ok(())
 }
 
 fn kept_for_ever() -> Retention {
     Retention { age: Duration::MAX, bytes_max: u64::MAX, changes_max: u64::MAX }
 }
 
-fn row(what: &str, done: usize, elapsed: Duration, bare: f64) {
-    let rate = done as f64 / elapsed.as_secs_f64();
-    if bare > 0.0 {
-        println!("{what:<44} {rate:>12.0} {bare:>14.0} {:>8.2}", rate / bare);
-    } else {
-        println!("{what:<44} {rate:>12.0} {:>14} {:>8}", "-", "-");
+fn row(what: &str, done: usize, cost: &Cost, bare: Option<f64>) {
+    let rate = done as f64 / cost.elapsed.as_secs_f64();
+    print!("{what:<40} {rate:>10.0} {:>6.2} {:>12.0}", cost.cores, rate / cost.cores);
+    match bare {
+        Some(bare) => println!(" {bare:>10.0} {:>6.2}", rate / bare),
+        None => println!(" {:>10} {:>6}", "-", "-"),
+    }
+}
+
+/// What took so long, in time and in processor time.
+struct Cost {
+    elapsed: Duration,
+    cores: f64,
+}
+
+/// Begins to measure; the answer ends it.
+fn measure() -> impl FnOnce() -> Cost {
+    let (start, cpu) = (Instant::now(), cpu_time());
+    move || {
+        let elapsed = start.elapsed();
+        Cost { elapsed, cores: (cpu_time() - cpu).as_secs_f64() / elapsed.as_secs_f64() }
     }
 }
 
 /// Writers that each wait for their commit before the next.
-fn grouped(journal: &Embedded, writers: usize) -> (usize, Duration) {
+fn grouped(journal: &Embedded, writers: usize) -> Cost {
     let names = Names::new();
-    let (records, start) = (AtomicUsize::new(0), Barrier::new(writers + 1));
-    let elapsed = std::thread::scope(|threads| {
+    let start = Barrier::new(writers + 1);
+    let measured = std::thread::scope(|threads| {
         for writer in 0..writers {
-            let (names, records, start) = (&names, &records, &start);
+            let (names, start) = (&names, &start);
             threads.spawn(move || {
-                // The batches are made beforehand: the clients' work is not the journal's.
-                let mut ready: Vec<Batch> = (0..400).map(|n| batch(names, writer * 1_000_000 + n, 1)).collect();
+                let batches: Vec<Batch> = (0..EACH).map(|n| batch(names, writer * EACH + n, 1)).collect();
                 start.wait();
-                let (began, mut n) = (Instant::now(), 400);
-                while began.elapsed() < WRITER_TIME {
-                    let next = ready.pop().unwrap_or_else(|| {
-                        n += 1;
-                        batch(names, writer * 1_000_000 + n, 1)
-                    });
+                for next in batches {
                     let (sender, outcome) = sync_channel(1);
                     journal.submit(next, Box::new(move |result| drop(sender.send(result))));
                     outcome.recv().expect("an answer").expect("committed");
-                    records.fetch_add(1, Ordering::Relaxed);
                 }
             });
         }
         start.wait();
-        Instant::now()
-    })
-    .elapsed();
-    (records.into_inner(), elapsed)
+        measure()
+    });
+    measured()
 }
 
-fn bulk(journal: &Embedded, resources: usize) -> (Duration, f64) {
+fn bulk(journal: &Embedded, resources: usize) -> Cost {
     let names = Names::new();
     let batches: Vec<Batch> = (0..resources / BULK).map(|n| batch(&names, n * BULK, BULK)).collect();
-    let (start, cpu) = (Instant::now(), cpu_time());
+    let measured = measure();
     let (sender, outcomes) = channel();
     let mut under_way = 0;
     for batch in batches {
@@ -120,12 +125,11 @@ fn bulk(journal: &Embedded, resources: usize) -> (Duration, f64) {
     for outcome in outcomes.iter().take(under_way) {
         outcome.expect("committed");
     }
-    let elapsed = start.elapsed();
-    (elapsed, (cpu_time() - cpu).as_secs_f64() / elapsed.as_secs_f64())
+    measured()
 }
 
 fn replay(dir: &Path, config: &Config, what: &str, resources: usize) -> Result<(), Box<dyn std::error::Error>> {
-    let (start, cpu) = (Instant::now(), cpu_time());
+    let measured = measure();
     let mut seen = 0;
     let journal = Embedded::open(dir, config.clone(), &mut |replayed| {
         seen += match replayed {
@@ -133,10 +137,9 @@ fn replay(dir: &Path, config: &Config, what: &str, resources: usize) -> Result<(
             Replayed::Commit(commit) => commit.changes.len(),
         }
     })?;
-    let (elapsed, cpu) = (start.elapsed(), cpu_time() - cpu);
+    let cost = measured();
     assert_eq!(seen, resources / BULK * BULK);
-    row(what, seen, elapsed, 0.0);
-    println!("  {:.2} cores", cpu.as_secs_f64() / elapsed.as_secs_f64());
+    row(what, seen, &cost, None);
     drop(journal);
     Ok(())
 }

@@ -12,6 +12,7 @@ use rustix::fs::FlockOperation;
 
 use crate::storage::{Directory, Storage};
 use crate::{Batch, Commit, Done, Engine, Follower, JournalError, Origin, ReadError, Replayed, Retention};
+use batch::Checked;
 use housekeeping::Housekeeping;
 use log::Log;
 use origin::{Record, Sealed};
@@ -220,10 +221,7 @@ impl Embedded {
 impl Engine for Embedded {
     fn submit(&self, batch: Batch, done: Done) {
         match batch::check(&batch, &self.shared.fingerprinter) {
-            Ok(prints) => {
-                let bytes = batch::weigh(&batch);
-                self.shared.queue.push(Submitted { batch, prints, bytes, done });
-            }
+            Ok(Checked { prints, bytes }) => self.shared.queue.push(Submitted { batch, prints, bytes, done }),
             Err(error) => done(Err(error)),
         }
     }

@@ -1,23 +1,32 @@
 //! The rules of a batch that can be checked without knowing the log.
 
-use lockstep_model::{Document, Name, ResourceId, Value};
+use lockstep_model::{Name, Value};
 
 use super::versions::{Fingerprint, Fingerprinter};
 use crate::codec::{DEPTH_MAX, PATH_BYTES_MAX};
 use crate::{Batch, CommitError, Expect, Operation};
 
-/// Checks a batch; gives the fingerprints of the resources changed and then of those relied on.
-pub(crate) fn check(batch: &Batch, fingerprinter: &Fingerprinter) -> Result<Vec<Fingerprint>, CommitError> {
+/// What is known of a batch that keeps the rules.
+pub(crate) struct Checked {
+    /// The fingerprints of the resources changed and then of those relied on.
+    pub(crate) prints: Vec<Fingerprint>,
+    /// About how many bytes the batch takes encoded, names aside.
+    pub(crate) bytes: usize,
+}
+
+/// Checks a batch. One pass over its values does for all: they are often cold in the cache, and that is what takes the time.
+pub(crate) fn check(batch: &Batch, fingerprinter: &Fingerprinter) -> Result<Checked, CommitError> {
     let malformed = |reason| Err(CommitError::Malformed(reason));
+    let too_deep = CommitError::Malformed("a value is nested too deep");
     if batch.changes.is_empty() {
         return malformed("it changes nothing");
     }
+    let mut bytes = 8;
     for (change, expect) in &batch.changes {
+        bytes += 8 + change.id.id.len();
         match (&change.operation, expect) {
             (Operation::Create(document), Expect::Absent) | (Operation::Delete(document), Expect::At(_)) => {
-                if !fits(document.fields(), DEPTH_MAX) {
-                    return malformed("a value is nested too deep");
-                }
+                bytes += weigh_fields(document.fields(), DEPTH_MAX).ok_or(too_deep.clone())?;
             }
             (Operation::Update(leaves), Expect::At(_)) => {
                 if leaves.is_empty() {
@@ -33,8 +42,8 @@ pub(crate) fn check(batch: &Batch, fingerprinter: &Fingerprinter) -> Result<Vec<
                     if leaf.path.as_str().len() > PATH_BYTES_MAX {
                         return malformed("a leaf's path is too long");
                     }
-                    if !leaf.old.iter().chain(&leaf.new).all(|value| value_fits(value, DEPTH_MAX)) {
-                        return malformed("a value is nested too deep");
+                    for value in leaf.old.iter().chain(&leaf.new) {
+                        bytes += 2 + weigh(value, DEPTH_MAX).ok_or(too_deep.clone())?;
                     }
                 }
             }
@@ -52,51 +61,25 @@ pub(crate) fn check(batch: &Batch, fingerprinter: &Fingerprinter) -> Result<Vec<
             return malformed("a resource is changed twice");
         }
     }
-    Ok(prints)
+    Ok(Checked { prints, bytes })
 }
 
-fn fits(fields: &[(Name, Value)], depth: usize) -> bool {
-    fields.iter().all(|(_, value)| value_fits(value, depth))
+/// About how many bytes the fields take encoded; `None` when they nest deeper than `depth`.
+fn weigh_fields(fields: &[(Name, Value)], depth: usize) -> Option<usize> {
+    fields.iter().try_fold(1, |bytes, (_, value)| Some(bytes + 1 + weigh(value, depth)?))
 }
 
-fn value_fits(value: &Value, depth: usize) -> bool {
-    match value {
-        Value::List(items) => depth > 0 && items.iter().all(|item| value_fits(item, depth - 1)),
-        Value::Struct(inner) => depth > 0 && fits(inner, depth - 1),
-        Value::Boolean(_) | Value::Long(_) | Value::Double(_) | Value::String(_) | Value::Id(_) => true,
-    }
-}
-
-/// About how many bytes the batch takes encoded, names aside.
-pub(crate) fn weigh(batch: &Batch) -> usize {
-    let changes = batch.changes.iter().map(|(change, _)| {
-        let body = match &change.operation {
-            Operation::Create(document) | Operation::Delete(document) => weigh_document(document),
-            Operation::Update(leaves) => {
-                leaves.iter().map(|leaf| 4 + leaf.old.iter().chain(&leaf.new).map(weigh_value).sum::<usize>()).sum()
-            }
-        };
-        weigh_id(&change.id) + 4 + body
-    });
-    8 + changes.sum::<usize>()
-}
-
-fn weigh_id(id: &ResourceId) -> usize {
-    id.id.len() + 2
-}
-
-fn weigh_document(document: &Document) -> usize {
-    document.fields().iter().map(|(_, value)| 1 + weigh_value(value)).sum()
-}
-
-fn weigh_value(value: &Value) -> usize {
-    match value {
+fn weigh(value: &Value, depth: usize) -> Option<usize> {
+    Some(match value {
         Value::Boolean(_) => 1,
         Value::Long(_) => 4,
         Value::Double(_) => 9,
-        Value::String(text) => text.len() + 1,
-        Value::Id(id) => weigh_id(id),
-        Value::List(items) => 1 + items.iter().map(weigh_value).sum::<usize>(),
-        Value::Struct(fields) => 1 + fields.iter().map(|(_, value)| 1 + weigh_value(value)).sum::<usize>(),
-    }
+        Value::String(text) => 2 + text.len(),
+        Value::Id(id) => 2 + id.id.len(),
+        Value::List(items) => {
+            let depth = depth.checked_sub(1)?;
+            items.iter().try_fold(1, |bytes, item| Some(bytes + weigh(item, depth)?))?
+        }
+        Value::Struct(fields) => weigh_fields(fields, depth.checked_sub(1)?)?,
+    })
 }

@@ -426,3 +426,23 @@ fn a_log_that_lost_its_end_goes_on_above_it_under_a_new_epoch() {
     disk.tamper(&segment::name(21), |bytes| bytes.pop());
     assert!(matches!(open(&disk, config(1 << 30)), Err(JournalError::Damaged { .. })));
 }
+
+#[test]
+fn a_missing_file_is_reported() {
+    for seed in 0..4 {
+        let (disk, state) = filled(seed);
+        let names = disk.list().expect("listed");
+        let segments = names.iter().filter(|name| segment::parse_name(name).is_some()).count();
+        assert!(segments > 4 && names.len() == segments + 2, "{names:?}");
+        for name in &names {
+            let disk = disk.copy();
+            disk.remove(name).expect("removed");
+            match open(&disk, config(1 << 30)) {
+                Err(JournalError::Damaged { .. }) => {}
+                // The oldest may go: that is what retention does.
+                Ok((_, found)) => assert!(Some(name) == names.first() && found == state, "{name}"),
+                Err(error) => panic!("{name}: {error}"),
+            }
+        }
+    }
+}

@@ -97,7 +97,8 @@ impl Housekeeping {
                 orders.compact_through
             };
             let outcome = match pass(shared, through) {
-                Ok(()) | Err(FoldError::Cancelled) => None,
+                Ok(()) => None,
+                Err(FoldError::Cancelled) => Some("the journal is closed".into()),
                 Err(FoldError::Journal(error)) => {
                     let reason = explain(&error);
                     tracing::warn!(%reason, "the journal's housekeeping failed; it will be tried again");

@@ -278,7 +278,11 @@ impl Scan<'_> {
         }
         let sealed = self.origin.sealed.iter().find(|sealed| sealed.first == first);
         match sealed {
-            Some(sealed) if !is_last && sealed.last <= self.covered => {
+            // It was sealed when the next one was durable; without that, nobody knows how far the log went.
+            Some(_) if is_last => {
+                return Err(reader.damaged(reader.end(), CodecError("the segment after this one is missing")));
+            }
+            Some(sealed) if sealed.last <= self.covered => {
                 if sealed.bytes != reader.end() {
                     return Err(reader.damaged(reader.end(), CodecError("the segment's length is not what it was")));
                 }
