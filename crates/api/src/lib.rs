@@ -13,7 +13,7 @@
 //! 1. [`server`] accepts the connection and hands each request to [`request`].
 //! 2. The router finds what answers it, [`auth`] finds out who asks; who may not call an operation is refused before the body is read.
 //! 3. The body is read and made into the operation's input. Headers and body are gone from here on.
-//! 4. The operation runs. If it waits for something to tell, the request is *parked*: it holds its connection, its input and nothing
+//! 4. The operation runs, in [`running`]. If it waits for something to tell, the request is *parked*: it holds its connection, its input and nothing
 //!    else, counts against [`Limits::parked_max`] only, and ends when the client hangs up.
 //! 5. The answer is wrapped, counted and logged, and leaves in one write, head and body together; bytes that many readers get are
 //!    shared between them.
@@ -28,6 +28,7 @@ mod envelope;
 mod limits;
 mod metrics;
 mod negotiate;
+mod operation_id;
 mod pages;
 mod params;
 mod refusal;
@@ -35,6 +36,7 @@ mod request;
 mod rest;
 mod router;
 mod rpc;
+mod running;
 mod server;
 mod socket;
 mod streams;

@@ -268,3 +268,25 @@ where
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The size of what a function of so many parameters returns.
+    fn size<A, B, C, D, R>(_: fn(A, B, C, D) -> R) -> usize {
+        size_of::<R>()
+    }
+
+    fn size_of_request<A, B, C, R>(_: fn(A, B, C) -> R) -> usize {
+        size_of::<R>()
+    }
+
+    #[test]
+    fn a_waiting_reader_takes_little_more_than_its_buffers() {
+        // The connection's task, and the request in it, which hyper boxes. Beside them stand a read and a write buffer of 8 KiB each,
+        // hyper's least, of which a small request and answer touch one page each; and the operation's own future.
+        let (connection, request) = (size(serve_plain), size_of_request(request::answer));
+        assert!(connection <= 2048 && request <= 1024, "{connection} {request}");
+    }
+}
