@@ -172,7 +172,7 @@ impl Server {
         fs::set_permissions(&args.data_dir, fs::Permissions::from_mode(0o700))
             .with_context(|| format!("cannot protect {}", args.data_dir.display()))?;
         let listener =
-            TcpListener::bind(args.listen).await.with_context(|| format!("cannot listen on {}", args.listen))?;
+            lockstep_api::listen(args.listen).with_context(|| format!("cannot listen on {}", args.listen))?;
         let address = listener.local_addr().context("no local address")?;
 
         let config = site_config(args);

@@ -12,7 +12,7 @@ use std::time::Duration;
 use reqwest::blocking::Client;
 use serde_json::{Value, json};
 
-use crate::server::{PASSWORD, Server, USER, read};
+use crate::server::{PASSWORD, Server, USER, http, read};
 
 const WRITERS: usize = 4;
 const GROUP: usize = 8;
@@ -21,7 +21,7 @@ const GROUP: usize = 8;
 const ROUNDS: usize = 12;
 
 fn client() -> Client {
-    Client::builder().timeout(Duration::from_secs(10)).build().unwrap()
+    http(Duration::from_secs(10))
 }
 
 fn id(writer: usize, member: usize) -> String {
@@ -34,7 +34,10 @@ fn write(url: &str, writer: usize, from: i64, stop: &AtomicBool) -> i64 {
     let mut acknowledged = from;
     while !stop.load(Ordering::Relaxed) {
         let next = acknowledged + 1;
-        let line = |m| json!({"type": "test.Counter", "id": id(writer, m), "properties": {"n": next, "group": writer}}).to_string() + "\n";
+        let line = |m| {
+            json!({"type": "test.Counter", "id": id(writer, m), "properties": {"n": next, "group": writer}}).to_string()
+                + "\n"
+        };
         let body: String = (0..GROUP).map(line).collect();
         let sent = http
             .post(format!("{url}/api/lockstep/resources?action=import"))
@@ -66,14 +69,18 @@ impl Reader {
             .json(&json!({"sequence_token": self.token}))
             .send();
         // An answer that breaks off is no answer: the token stays.
-        let Ok(answer) = sent.and_then(|r| r.error_for_status()).and_then(|r| r.json::<Value>()) else { return Err(()) };
+        let Ok(answer) = sent.and_then(|r| r.error_for_status()).and_then(|r| r.json::<Value>()) else {
+            return Err(());
+        };
         let value = &answer["value"];
         let changes = value["changes"].as_array().cloned().unwrap_or_default();
         for change in &changes {
             let id = change["resource"]["id"].as_str().unwrap().to_owned();
             match change["kind"].as_str().unwrap() {
                 "CREATE" => assert!(self.seen.insert(id.clone(), 0).is_none(), "{id} was created twice"),
-                "UPDATE" => *self.seen.get_mut(&id).unwrap_or_else(|| panic!("{id} is updated before it was created")) += 1,
+                "UPDATE" => {
+                    *self.seen.get_mut(&id).unwrap_or_else(|| panic!("{id} is updated before it was created")) += 1
+                }
                 other => panic!("{other} {id}"),
             }
         }
@@ -109,8 +116,15 @@ fn killed_at_random_moments_nothing_acknowledged_is_lost_and_no_reader_is_misled
         let url = server.url.clone();
         let shared = Mutex::new(&mut reader);
         let results: Vec<i64> = std::thread::scope(|scope| {
-            let writers: Vec<_> =
-                (0..WRITERS).map(|w| (w, acknowledged[w])).map(|(w, from)| scope.spawn({ let (url, stop) = (&url, &stop); move || write(url, w, from, stop) })).collect();
+            let writers: Vec<_> = (0..WRITERS)
+                .map(|w| (w, acknowledged[w]))
+                .map(|(w, from)| {
+                    scope.spawn({
+                        let (url, stop) = (&url, &stop);
+                        move || write(url, w, from, stop)
+                    })
+                })
+                .collect();
             let (url, stop, shared) = (&url, &stop, &shared);
             scope.spawn(move || {
                 let http = client();
@@ -132,9 +146,15 @@ fn killed_at_random_moments_nothing_acknowledged_is_lost_and_no_reader_is_misled
                 continue;
             }
             assert_eq!(stored.len(), GROUP, "round {round}, writer {writer}: part of a batch");
-            assert!(stored.iter().all(|n| *n == stored[0]), "round {round}, writer {writer}: part of a batch: {stored:?}");
+            assert!(
+                stored.iter().all(|n| *n == stored[0]),
+                "round {round}, writer {writer}: part of a batch: {stored:?}"
+            );
             // What was sent and not answered may be in; nothing that was acknowledged may be missing.
-            assert!((reached..=reached + 1).contains(&stored[0]), "round {round}, writer {writer}: acknowledged {reached}, stored {stored:?}");
+            assert!(
+                (reached..=reached + 1).contains(&stored[0]),
+                "round {round}, writer {writer}: acknowledged {reached}, stored {stored:?}"
+            );
             acknowledged[writer] = stored[0];
         }
     }

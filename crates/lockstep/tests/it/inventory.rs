@@ -67,16 +67,22 @@ fn writes_that_do_not_fit_the_model_name_the_property_and_change_nothing() {
 #[test]
 fn an_import_is_atomic_per_batch_and_an_export_imports_again() {
     let server = Server::start();
-    let line = |n: usize| json!({"type": "Datacenter", "id": format!("dc{n}"), "properties": {"name": format!("DC {n}")}}).to_string() + "\n";
+    let line = |n: usize| {
+        json!({"type": "Datacenter", "id": format!("dc{n}"), "properties": {"name": format!("DC {n}")}}).to_string()
+            + "\n"
+    };
     let good: String = (0..2500).map(line).collect();
-    let bad = good + "\n" + &line(2500) + "{\"type\":\"Datacenter\",\"id\":\"x\",\"properties\":{\"nam\":1}}\n" + &line(2501);
+    let bad =
+        good + "\n" + &line(2500) + "{\"type\":\"Datacenter\",\"id\":\"x\",\"properties\":{\"nam\":1}}\n" + &line(2501);
     let (status, error) = server.import(bad);
     assert_eq!((status, &error["error_type"]), (400, &json!("INVALID_ARGUMENT")));
     let text = error["messages"][0]["default_message"].as_str().unwrap();
     assert!(text.starts_with("line 2503: ") && text.contains("nam"), "{text}");
     let count = || {
         let all = json!({"filter_type": "TYPE", "resource_type": "Datacenter"});
-        server.query(json!({"resource_filter": all, "property_spec": [], "limit": 0, "compute_total_item_count": true}))["total_item_count"].clone()
+        server.query(json!({"resource_filter": all, "property_spec": [], "limit": 0, "compute_total_item_count": true}))
+            ["total_item_count"]
+            .clone()
     };
     assert_eq!(count(), 2000, "whole batches of 1000");
 
@@ -84,12 +90,14 @@ fn an_import_is_atomic_per_batch_and_an_export_imports_again() {
     assert_eq!((status, &report["created"], &report["unchanged"]), (200, &json!(600), &json!(10)), "{report}");
     assert_eq!(count(), 2600);
 
-    let exported = server.request("GET", "/api/lockstep/resources?action=export&type=Datacenter").send().unwrap().text().unwrap();
+    let exported =
+        server.request("GET", "/api/lockstep/resources?action=export&type=Datacenter").send().unwrap().text().unwrap();
     assert_eq!(exported.lines().count(), 2600);
     let other = Server::start();
     let (status, report) = other.import(exported.clone());
     assert_eq!((status, &report["created"]), (200, &json!(2600)), "{report}");
-    let again = other.request("GET", "/api/lockstep/resources?action=export&type=Datacenter").send().unwrap().text().unwrap();
+    let again =
+        other.request("GET", "/api/lockstep/resources?action=export&type=Datacenter").send().unwrap().text().unwrap();
     assert_eq!(again, exported);
 }
 
@@ -109,7 +117,10 @@ fn a_model_is_registered_used_extended_and_removed() {
         "property": "com.acme.PersonModel/relatives/father->com.acme.PersonModel/name",
         "operator": "EQUAL", "comparable_type": "STRING", "comparable_string": "Ann"}});
     let answer = server.query(json!({"resource_filter": filter, "property_spec": ["com.acme.PersonModel/name"]}));
-    assert_eq!(answer["items"][0]["property_values"], json!([{"property": "com.acme.PersonModel/name", "value": "Bob"}]));
+    assert_eq!(
+        answer["items"][0]["property_values"],
+        json!([{"property": "com.acme.PersonModel/name", "value": "Bob"}])
+    );
 
     model["properties"][0]["kind"] = json!("LONG");
     let (status, error) = server.call("POST", "/api/lockstep/models", &model);

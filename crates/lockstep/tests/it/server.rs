@@ -37,8 +37,7 @@ impl Server {
         std::fs::write(data.path().join("password"), PASSWORD).unwrap();
         let args: Vec<String> = args.iter().map(|a| (*a).to_owned()).collect();
         let (child, url) = spawn(data.path(), &args);
-        let _ = reqwest::tls::Version::TLS_1_2;
-        let http = Client::builder().timeout(Duration::from_secs(60)).build().unwrap();
+        let http = http(Duration::from_secs(60));
         Self { child, url, data, args, http }
     }
 
@@ -70,9 +69,10 @@ impl Server {
         self.http.request(method, format!("{}{path}", self.url)).basic_auth(USER, Some(PASSWORD))
     }
 
-    /// Sends JSON, and answers status and body.
+    /// Sends JSON, or nothing for null, and answers status and body.
     pub fn call(&self, method: &str, path: &str, body: &Value) -> (u16, Value) {
-        read(self.request(method, path).json(body).send().unwrap())
+        let request = self.request(method, path);
+        read(if body.is_null() { request } else { request.json(body) }.send().unwrap())
     }
 
     pub fn get(&self, path: &str) -> (u16, Value) {
@@ -110,7 +110,11 @@ impl Server {
     /// The command line of a client for this server.
     pub fn cli(&self, args: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_lockstep"));
-        command.args(args).env("LOCKSTEP_URL", &self.url).env("LOCKSTEP_USERNAME", USER).env("LOCKSTEP_PASSWORD", PASSWORD);
+        command
+            .args(args)
+            .env("LOCKSTEP_URL", &self.url)
+            .env("LOCKSTEP_USERNAME", USER)
+            .env("LOCKSTEP_PASSWORD", PASSWORD);
         command.env("XDG_CONFIG_HOME", self.data.path()).env_remove("LOCKSTEP_CA_CERT");
         command
     }
@@ -121,6 +125,13 @@ impl Drop for Server {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+/// An HTTP client that waits so long for an answer.
+pub fn http(timeout: Duration) -> Client {
+    // Without a provider the client panics, even for plain HTTP; fails only when one is installed already.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    Client::builder().timeout(timeout).build().unwrap()
 }
 
 pub fn read(response: Response) -> (u16, Value) {
