@@ -48,6 +48,8 @@
 mod answer;
 mod arrange;
 mod bits;
+#[cfg(test)]
+mod checks;
 mod column;
 mod condition;
 mod dictionary;

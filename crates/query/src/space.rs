@@ -104,10 +104,23 @@ impl Space {
                 self.spans.len() as u32 - 1
             }
         };
+        if self.rows.len() == self.rows.capacity() {
+            self.grow(row);
+        }
         let mut rows = std::mem::take(&mut self.rows);
         rows.insert_unique(hash, row, |&row| FxBuildHasher.hash_one(self.id(row)));
         self.rows = rows;
         row
+    }
+
+    /// Makes room for as many rows again, in the order of the rows, as `Dictionary` does; all but `new` are in the table.
+    fn grow(&mut self, new: u32) {
+        let mut rows = HashTable::with_capacity(self.rows.len() * 2);
+        // The span of a free row is empty, and no id is.
+        for row in (0..self.len()).filter(|&row| row != new && self.spans[row as usize] != 0) {
+            rows.insert_unique(FxBuildHasher.hash_one(self.id(row)), row, |&row| FxBuildHasher.hash_one(self.id(row)));
+        }
+        self.rows = rows;
     }
 
     fn pack_texts(&mut self) {
