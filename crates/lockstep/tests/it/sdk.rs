@@ -17,7 +17,9 @@ fn the_python_sdk_logs_in_gets_its_session_and_logs_out_over_tls() {
         .arg(server.url.trim_start_matches("https://"))
         .args([USER, PASSWORD])
         .arg(server.data.path().join("tls-cert.pem"))
+        // What is exported here would override what the SDK is given.
         .env_remove("REQUESTS_CA_BUNDLE")
+        .env_remove("CURL_CA_BUNDLE")
         .output()
         .unwrap();
     let printed = String::from_utf8_lossy(&output.stdout);
