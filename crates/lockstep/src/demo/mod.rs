@@ -89,12 +89,12 @@ fn introduce(server: &Server, data_dir: &std::path::Path, password: &str, plain_
         println!("  export LOCKSTEP_CA_CERT={}", ca.display());
     }
     println!();
-    println!(
-        "  {program} query 'VirtualMachine where power_state = \"POWERED_ON\" and host->HostSystem/cluster->ClusterComputeResource/name = \"demo-cl01\" select name, cpu_count, memory_size_MiB, host->HostSystem/name order by memory_size_MiB desc limit 10 count'"
-    );
-    println!("  {program} watch --type VirtualMachine");
-    println!(
-        "  {program} query 'HostSystem where kernel/name = \"Linux\" select name, hardware/cpu_model, hardware/cpu_threads, hardware/memory_size_MiB'"
-    );
+    for command in [
+        "query 'VirtualMachine where power_state = POWERED_ON and host.cluster.name = demo-cl01 select name, cpu_count, memory_size_MiB, host.name order by memory_size_MiB desc limit 10 count'",
+        "watch --type VirtualMachine",
+        "query 'HostSystem where kernel.name = Linux select name, hardware.cpu_model, hardware.cpu_threads, hardware.memory_size_MiB'",
+    ] {
+        println!("  {program} {command}");
+    }
     println!("\nStop with Ctrl-C.");
 }
