@@ -33,7 +33,7 @@ pub struct Answer<'v> {
 pub struct Cost {
     /// Rows looked at one by one, in the table or in an index.
     pub rows_examined: u64,
-    /// Resources that match the filter; unset when that was neither asked for nor found on the way.
+    /// Resources that match the filter; unset when the page was full before all of them were known.
     pub rows_matched: Option<u64>,
     /// The indexes that were used, as `order VirtualMachine/name`.
     pub indexes: Vec<String>,
@@ -80,12 +80,20 @@ impl View {
     ) -> Answer<'v> {
         let started = Instant::now();
         let evaluator = Evaluator { view: self, tally };
+        let arranger = Arranger { view: self, tally, filter_key: query.filter.key };
         let keys: Vec<Key<'v>> = query.sort.iter().filter_map(|key| Key::bind(self, key)).collect();
         let mut parts = Vec::new();
         let (mut total, mut page) = (0, Page::new(query.offset, query.limit));
         for name in &query.filter.types {
             let Some(space) = self.spaces.find_type(name.as_str()) else { continue };
             let step = evaluator.bind(&query.filter.condition, space);
+            if query.filter.types.len() == 1 && !query.total && keys.len() == query.sort.len() && query.limit > 0 {
+                let page = arranger.fill(&step, space, &keys, query.offset, query.limit);
+                if let Some(rows) = page {
+                    explain(space, &step);
+                    return self.finish(query, rows, None, tally, started);
+                }
+            }
             let rows = evaluator.rows(&step, space);
             explain(space, &step);
             let count = rows.count(self.spaces.get(space));
@@ -95,10 +103,22 @@ impl View {
             }
         }
         if query.limit > 0 && total > query.offset as u64 {
-            Arranger { view: self, tally, filter_key: query.filter.key }.arrange(parts, &keys, &mut page);
+            arranger.arrange(parts, &keys, &mut page);
         }
+        self.finish(query, page.rows, Some(total), tally, started)
+    }
+
+    /// Finds the columns of the values on the page.
+    fn finish<'v>(
+        &'v self,
+        query: &'v Query,
+        rows: Vec<Row>,
+        matched: Option<u64>,
+        tally: &Tally<'v>,
+        started: Instant,
+    ) -> Answer<'v> {
         let mut columns: Vec<(u32, Vec<Projection<'v>>)> = Vec::new();
-        for row in &page.rows {
+        for row in &rows {
             if !columns.iter().any(|(space, _)| *space == row.space) {
                 columns.push((
                     row.space,
@@ -107,7 +127,7 @@ impl View {
             }
         }
         for (space, projections) in &columns {
-            let rows: Vec<u32> = page.rows.iter().filter(|row| row.space == *space).map(|row| row.row).collect();
+            let rows: Vec<u32> = rows.iter().filter(|row| row.space == *space).map(|row| row.row).collect();
             // One row's values come as they come.
             if rows.len() > 1 {
                 std::hint::black_box(self.spaces.get(*space).touch(&rows));
@@ -116,8 +136,8 @@ impl View {
         }
         let indexes = tally.indexes.borrow().iter().map(|(kind, of)| format!("{kind} {of}")).collect();
         let micros = u64::try_from(started.elapsed().as_micros()).unwrap_or(u64::MAX);
-        let cost = Cost { rows_examined: tally.examined.get(), rows_matched: Some(total), indexes, micros };
-        Answer { view: self, query, rows: page.rows, columns, total: query.total.then_some(total), cost }
+        let cost = Cost { rows_examined: tally.examined.get(), rows_matched: matched, indexes, micros };
+        Answer { view: self, query, rows, columns, total: matched.filter(|_| query.total), cost }
     }
 }
 

@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use crate::bits::Bits;
 use crate::column::{Column, Spot};
-use crate::eval::Tally;
+use crate::eval::{Step, Tally, What};
 use crate::leaf::{Store, text_key};
 use crate::order::{Counted, Order, Place};
 use crate::policy::{prefer_first, size};
@@ -25,6 +25,9 @@ const SELECT_FEW: usize = size(256, 1);
 
 /// Up to this many rows are skipped one by one; beyond, by counts of blocks.
 const SKIP_FEW: usize = size(1000, 2);
+
+/// Finding all matches is never avoided when it takes less than this, in nanoseconds.
+const FILL_NS: usize = size(50_000, 0);
 
 /// A run of equal values longer than this is looked up in the index instead of being walked backwards.
 const RUN_LONG: usize = size(256, 2);
@@ -181,6 +184,54 @@ impl Counts {
 }
 
 impl<'v> Arranger<'v, '_> {
+    /// Fills a page without finding all matches first: goes through an index and tests row by row. Only for an order by id, or
+    /// by one property of the resource itself; only if that is estimated to be quicker, and not for longer than estimated.
+    /// `None` when the page is not full by then.
+    pub(crate) fn fill(
+        &self,
+        step: &Step<'v>,
+        space: u32,
+        keys: &[Key<'v>],
+        skip: usize,
+        take: usize,
+    ) -> Option<Vec<Row>> {
+        let spaces = &self.view.spaces;
+        let all = spaces.get(space).live_count;
+        let wanted = skip.saturating_add(take);
+        let rows_ns = step.rows_ns(all);
+        if matches!(step.what, What::Everything) || step.estimate < wanted || rows_ns < FILL_NS {
+            return None;
+        }
+        // An estimate can be wrong, and the rows that match can be last.
+        let walked = wanted.saturating_mul(all) / step.estimate.max(1) * 2;
+        let row_ns = step.test_ns() + 3;
+        if !prefer_first(walked.saturating_mul(row_ns), rows_ns) {
+            return None;
+        }
+        let order = match keys {
+            [] => self.view.id_order(space)?,
+            [key] if key.hops.is_empty() && key.space == space && !key.descending => {
+                key.column.leaf.order(space, spaces)
+            }
+            _ => return None,
+        };
+        self.tally.index("order", keys.first().map_or(spaces.get(space).name.as_str(), |key| key.text));
+        let mut page = Page::new(skip, take);
+        let mut tested = 0;
+        for row in order.rows(Place { block: 0, at: 0 }, order.end()).take(rows_ns / row_ns) {
+            tested += 1;
+            if step.test(row, spaces) {
+                page.push(Row { space, row });
+                if page.is_full() {
+                    break;
+                }
+            }
+        }
+        step.tested.set(tested);
+        self.tally.examine(tested);
+        page.is_full().then_some(page.rows)
+    }
+
     /// Puts the wanted rows of `parts`, which are in the order of their types, on the page.
     pub(crate) fn arrange(&self, mut parts: Vec<Part<'v>>, keys: &[Key<'v>], page: &mut Page) {
         if page.is_full() {

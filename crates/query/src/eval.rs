@@ -141,7 +141,7 @@ impl<'v> Step<'v> {
     }
 
     /// About how long a test takes, in nanoseconds.
-    fn test_ns(&self) -> usize {
+    pub(crate) fn test_ns(&self) -> usize {
         match &self.what {
             What::Nothing | What::Everything | What::One(_) => 1,
             What::Property(bound) => bound.test_ns(),
@@ -150,7 +150,7 @@ impl<'v> Step<'v> {
     }
 
     /// About how long it takes to get all rows, in nanoseconds.
-    fn rows_ns(&self, all: usize) -> usize {
+    pub(crate) fn rows_ns(&self, all: usize) -> usize {
         match &self.what {
             What::Nothing | What::Everything | What::One(_) => 1,
             What::Property(bound) => bound.rows_ns(self.estimate, all),
