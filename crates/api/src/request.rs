@@ -19,7 +19,7 @@ use crate::envelope::Envelope;
 use crate::limits::Share;
 use crate::negotiate::{self, Format};
 use crate::refusal::Refusal;
-use crate::router::{Found, Space, Target};
+use crate::router::{Found, RPC_PATH, Space, Target};
 use crate::running::{HungUp, What, run};
 use crate::server::Server;
 use crate::{operation_id, pages, rest, rpc, streams};
@@ -71,21 +71,21 @@ pub(crate) fn answer(
     peer: Arc<Peer>,
     request: Request<Incoming>,
 ) -> impl Future<Output = Result<Response<Body>, HungUp>> {
-    let span = tracing::info_span!("request", id = tracing::field::Empty);
     let is_head = request.method() == Method::HEAD;
+    let mut id = operation_id::given(request.headers());
+    if id.is_none() && request.uri().path() != RPC_PATH {
+        id = Some(operation_id::new());
+    }
+    let span = tracing::info_span!("request", id = id.as_deref());
     // Boxed: it is large, and gone before a reader waits.
-    let planning = Box::pin(plan(server.clone(), peer.clone(), request, span.clone()));
+    let planning = Box::pin(plan(server.clone(), peer.clone(), request, id));
     run(server, peer, planning, is_head).instrument(span)
 }
 
 /// Reads a request and finds out what answers it.
-async fn plan(server: Arc<Server>, peer: Arc<Peer>, request: Request<Incoming>, span: Span) -> Planned {
+async fn plan(server: Arc<Server>, peer: Arc<Peer>, request: Request<Incoming>, mut id: Option<Arc<str>>) -> Planned {
     let place = server.in_flight.take(1);
     let (parts, body) = request.into_parts();
-    let mut id = operation_id::given(&parts.headers);
-    if let Some(id) = &id {
-        span.record("id", &**id);
-    }
     let plan = if place.is_some() {
         route(&server, &peer, &parts, body, &mut id).await
     } else {
@@ -94,7 +94,7 @@ async fn plan(server: Arc<Server>, peer: Arc<Peer>, request: Request<Incoming>, 
     };
     let id = id.unwrap_or_else(|| {
         let id = operation_id::new();
-        span.record("id", &*id);
+        Span::current().record("id", &*id);
         id
     });
     Planned { id, place, plan }

@@ -16,6 +16,9 @@ use crate::streams::Stream;
 /// Longest URL, path and query; beyond it: 414.
 pub(crate) const URL_BYTES_MAX: usize = 16 << 10;
 
+/// The path of JSON-RPC, whose requests may carry their operation id in the body.
+pub(crate) const RPC_PATH: &str = "/api";
+
 /// The URL spaces, which differ in envelopes, statuses and what they read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Space {
@@ -98,7 +101,7 @@ impl Router {
     /// When two operations are declared with the same method, path and action, or with a path that is none.
     pub fn new(table: &Table) -> Self {
         let mut shapes = Shapes::new();
-        add(&mut shapes, "/api", Method::POST, None, Target::Rpc);
+        add(&mut shapes, RPC_PATH, Method::POST, None, Target::Rpc);
         for (path, page) in [
             ("/", Page::Home),
             ("/healthz", Page::Health),
