@@ -106,7 +106,12 @@ fn account_id(user: &str) -> ResourceId {
 }
 
 fn unavailable() -> Error {
-    Error::new(ErrorKind::ServiceUnavailable, "lockstep.session.busy", "too many logins at once; try again in a moment", Vec::new())
+    Error::new(
+        ErrorKind::ServiceUnavailable,
+        "lockstep.session.busy",
+        "too many logins at once; try again in a moment",
+        Vec::new(),
+    )
 }
 
 impl Site {
@@ -166,7 +171,11 @@ impl Site {
         ids.filter_map(|id| view.get(&id))
             .filter_map(|stored| {
                 let text = |path: &str| stored.document.get(path).and_then(Value::as_str).map(str::to_owned);
-                Some(Account { user: text("name")?, role: Role::from_name(&text("role")?)?, description: text("description") })
+                Some(Account {
+                    user: text("name")?,
+                    role: Role::from_name(&text("role")?)?,
+                    description: text("description"),
+                })
             })
             .collect()
     }
@@ -257,7 +266,12 @@ impl Site {
         let is_one = accounts.iter().filter(is_administrator).any(|a| a.user == user);
         if is_one && others == 0 {
             let message = format!("{user} is the last administrator");
-            return Err(Error::new(ErrorKind::NotAllowedInCurrentState, "lockstep.accounts.last", message, vec![user.to_owned()]));
+            return Err(Error::new(
+                ErrorKind::NotAllowedInCurrentState,
+                "lockstep.accounts.last",
+                message,
+                vec![user.to_owned()],
+            ));
         }
         Ok(())
     }
@@ -266,7 +280,8 @@ impl Site {
 /// The role of the account when the password is right. Takes as long when there is no such account.
 fn check(account: Option<&Document>, password: &str) -> Option<Role> {
     // The hash of nothing anyone knows, made once: so an unknown user costs the same time as a wrong password.
-    static NOBODY: std::sync::LazyLock<String> = std::sync::LazyLock::new(|| hash("no account has this password").unwrap_or_default());
+    static NOBODY: std::sync::LazyLock<String> =
+        std::sync::LazyLock::new(|| hash("no account has this password").unwrap_or_default());
     let text = |path: &str| account.and_then(|d| d.get(path)).and_then(Value::as_str);
     let parsed = PasswordHash::new(text("password_hash").unwrap_or(&NOBODY)).ok()?;
     let is_right = Argon2::default().verify_password(password.as_bytes(), &parsed).is_ok();

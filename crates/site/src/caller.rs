@@ -78,6 +78,8 @@ mod tests {
         assert!(may(Role::Operator, Privilege::Write) && !may(Role::Operator, Privilege::Models));
         assert!(may(Role::ReadOnly, Privilege::Read) && !may(Role::ReadOnly, Privilege::Write));
         assert!(may(Role::Link, Privilege::Read) && !may(Role::Link, Privilege::Write));
-        assert!(Caller::Anonymous.check(Privilege::Anonymous).is_ok() && Caller::Anonymous.check(Privilege::Read).is_err());
+        assert!(
+            Caller::Anonymous.check(Privilege::Anonymous).is_ok() && Caller::Anonymous.check(Privilege::Read).is_err()
+        );
     }
 }

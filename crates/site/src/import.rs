@@ -6,11 +6,12 @@
 
 use std::borrow::Cow;
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::ops::Range;
 use std::sync::Arc;
 
 use lockstep_contract::{Error, Privilege};
-use lockstep_journal::{Batch, CommitError};
+use lockstep_journal::{Batch, Change, CommitError, Expect};
 use lockstep_model::{Document, Position, Registry, ResourceId, TypeDef, builtin};
 use serde::Deserialize;
 use serde_json::value::RawValue;
@@ -127,7 +128,7 @@ impl Importer {
     /// # Errors
     /// What is wrong with which line; [`Importer::report`] says what is in. Nothing more can be pushed then.
     pub async fn push(&mut self, mut chunk: &[u8]) -> Result<(), Error> {
-        while let Some(end) = chunk.iter().position(|b| *b == b'\n') {
+        while let Some(end) = memchr::memchr(b'\n', chunk) {
             let (line, rest) = chunk.split_at(end);
             chunk = &rest[1..];
             if self.partial.is_empty() {
@@ -181,10 +182,10 @@ impl Importer {
         let last = self.gathering.last;
         let lines = std::mem::replace(&mut self.gathering, Lines { last, ..Lines::default() });
         // A model decides how the lines behind it are read, so it goes in before they are.
-        let has_model = lines.text.windows(builtin::RESOURCE_MODEL.len()).any(|w| w == builtin::RESOURCE_MODEL.as_bytes());
+        let has_model = memchr::memmem::find(&lines.text, builtin::RESOURCE_MODEL.as_bytes()).is_some();
         let registry = self.site.view().registry().clone();
         let may_register = self.caller.check(Privilege::Models).is_ok();
-        let parsing = tokio::task::spawn_blocking(move || parse(&lines, &registry, may_register));
+        let parsing = tokio::task::spawn_blocking(move || parse(lines, registry, may_register));
         self.settle().await?;
         let (site, author, on_existing) = (self.site.clone(), self.caller.name(), self.options.on_existing);
         self.committing = Some(tokio::spawn(async move {
@@ -239,21 +240,33 @@ struct Line<'a> {
     properties: &'a RawValue,
 }
 
-fn parse(lines: &Lines, registry: &Registry, may_register: bool) -> Result<Vec<Parsed>, Error> {
-    let mut parsed: Vec<Parsed> = Vec::with_capacity(lines.spans.len());
+/// The lines of a batch, understood.
+struct Understood {
+    /// What to parse again should others change the same resources meanwhile: rare, and cheaper than a copy of every document.
+    lines: Lines,
+    registry: Arc<Registry>,
+    may_register: bool,
+    resources: Vec<Parsed>,
+    /// Where each resource stands in `resources`.
+    by_id: HashMap<ResourceId, usize>,
+}
+
+fn parse(lines: Lines, registry: Arc<Registry>, may_register: bool) -> Result<Understood, Error> {
+    let mut resources: Vec<Parsed> = Vec::with_capacity(lines.spans.len());
     let mut by_id: HashMap<ResourceId, usize> = HashMap::with_capacity(lines.spans.len());
     for (span, number) in &lines.spans {
-        let one = parse_line(&lines.text[span.clone()], *number, registry, may_register).map_err(|e| line_error(*number, &e))?;
+        let text = &lines.text[span.clone()];
+        let one = parse_line(text, *number, &registry, may_register).map_err(|e| line_error(*number, &e))?;
         // Of two lines for one resource the later holds, as it would in two batches.
-        match by_id.get(&one.id) {
-            Some(earlier) => parsed[*earlier] = one,
-            None => {
-                by_id.insert(one.id.clone(), parsed.len());
-                parsed.push(one);
+        match by_id.entry(one.id.clone()) {
+            Entry::Occupied(earlier) => resources[*earlier.get()] = one,
+            Entry::Vacant(place) => {
+                place.insert(resources.len());
+                resources.push(one);
             }
         }
     }
-    Ok(parsed)
+    Ok(Understood { lines, registry, may_register, resources, by_id })
 }
 
 fn parse_line(text: &[u8], line: u64, registry: &Registry, may_register: bool) -> Result<Parsed, Error> {
@@ -278,19 +291,25 @@ fn parse_line(text: &[u8], line: u64, registry: &Registry, may_register: bool) -
     Ok(Parsed { id, document, type_def: type_def.clone(), line })
 }
 
-async fn commit(site: &Arc<Site>, author: Arc<str>, parsed: Vec<Parsed>, on_existing: OnExisting) -> Result<Report, Error> {
+async fn commit(
+    site: &Arc<Site>,
+    author: Arc<str>,
+    mut batch: Understood,
+    on_existing: OnExisting,
+) -> Result<Report, Error> {
     let mut last_conflict = None;
     for _ in 0..TRIES_MAX {
-        let (batch, mut report) = plan(site, &author, &parsed, on_existing)?;
-        if batch.changes.is_empty() {
-            report.position = site.position();
-            return Ok(report);
+        let (changes, report) = plan(site, &mut batch, on_existing)?;
+        if changes.is_empty() {
+            return Ok(Report { position: site.position(), ..report });
         }
-        match site.commit(batch).await {
+        match site.commit(Batch { author: author.clone(), changes, relies_on: Vec::new() }).await {
             Ok(position) => return Ok(Report { position, ..report }),
             Err(conflict @ CommitError::Conflict { .. }) => {
                 last_conflict = Some(conflict);
                 site.catch_up().await;
+                let again = move || parse(batch.lines, batch.registry, batch.may_register);
+                batch = tokio::task::spawn_blocking(again).await.map_err(|_| Error::internal())??;
             }
             Err(error) => return Err(commit_error(&error)),
         }
@@ -298,24 +317,35 @@ async fn commit(site: &Arc<Site>, author: Arc<str>, parsed: Vec<Parsed>, on_exis
     Err(last_conflict.map_or_else(Error::internal, |conflict| commit_error(&conflict)))
 }
 
-/// The batch for what the view has, and what it will have done.
-fn plan(site: &Site, author: &Arc<str>, parsed: &[Parsed], on_existing: OnExisting) -> Result<(Batch, Report), Error> {
+/// The changes for what the view has, and what they will have done. Takes the documents out of the batch.
+fn plan(
+    site: &Site,
+    batch: &mut Understood,
+    on_existing: OnExisting,
+) -> Result<(Vec<(Change, Expect)>, Report), Error> {
     let view = site.view();
     let mut report = Report::default();
-    let mut changes = Vec::with_capacity(parsed.len());
-    let in_batch: HashMap<&ResourceId, &Parsed> = parsed.iter().map(|p| (&p.id, p)).collect();
-    let mut parents = ParentCache::new(|id| in_batch.get(id).map(|p| (&*p.type_def, &p.document)));
-    for one in parsed {
+    let mut changes = Vec::with_capacity(batch.resources.len());
+    // Parents first, from documents that are all still there.
+    let parents: Vec<_> = {
+        let (resources, by_id) = (&batch.resources, &batch.by_id);
+        let in_batch = |id: &ResourceId| by_id.get(id).map(|at| (&*resources[*at].type_def, &resources[*at].document));
+        let mut cache = ParentCache::new(in_batch);
+        resources.iter().map(|one| cache.parents(&view, &one.type_def, &one.document)).collect()
+    };
+    for (one, parents) in batch.resources.iter_mut().zip(parents) {
         let exists = view.modified(&one.id).is_some();
         match on_existing {
-            OnExisting::Fail if exists => return Err(line_error(one.line, &WriteError::Exists(one.id.clone()).into_error())),
+            OnExisting::Fail if exists => {
+                return Err(line_error(one.line, &WriteError::Exists(one.id.clone()).into_error()));
+            }
             OnExisting::Skip if exists => {
                 report.skipped += 1;
                 continue;
             }
             OnExisting::Replace | OnExisting::Skip | OnExisting::Fail => {}
         }
-        match change_to(&view, &one.type_def, one.id.clone(), one.document.clone(), &mut parents) {
+        match change_to(&view, one.id.clone(), std::mem::take(&mut one.document), parents) {
             Some(change) => {
                 changes.push(change);
                 if exists { report.replaced += 1 } else { report.created += 1 }
@@ -323,5 +353,5 @@ fn plan(site: &Site, author: &Arc<str>, parsed: &[Parsed], on_existing: OnExisti
             None => report.unchanged += 1,
         }
     }
-    Ok((Batch { author: author.clone(), changes, relies_on: Vec::new() }, report))
+    Ok((changes, report))
 }

@@ -90,7 +90,11 @@ impl WriteError {
                 Error::invalid_argument("lockstep.resources.id", place, &text)
             }
             Self::Misfit(misfit) => {
-                let place = if misfit.path.is_empty() { "properties".to_owned() } else { format!("properties.{}", misfit.path) };
+                let place = if misfit.path.is_empty() {
+                    "properties".to_owned()
+                } else {
+                    format!("properties.{}", misfit.path)
+                };
                 Error::invalid_argument("lockstep.resources.property", &place, &misfit.reason.to_string())
             }
             Self::Exists(id) => Error::new(ErrorKind::AlreadyExists, "lockstep.resources.exists", text, id_args(&id)),
@@ -99,12 +103,16 @@ impl WriteError {
                 let args = [id_args(&id), vec![expected.to_string(), found.to_string()]].concat();
                 Error::new(ErrorKind::ConcurrentChange, "lockstep.resources.changed", text, args)
             }
-            Self::Contended(id) => Error::new(ErrorKind::ConcurrentChange, "lockstep.resources.contended", text, id_args(&id)),
+            Self::Contended(id) => {
+                Error::new(ErrorKind::ConcurrentChange, "lockstep.resources.contended", text, id_args(&id))
+            }
             Self::HasChildren { id, children } => {
                 let args = [id_args(&id), vec![children.to_string()]].concat();
                 Error::new(ErrorKind::ResourceInUse, "lockstep.resources.children", text, args)
             }
-            Self::CascadeTooLarge(id) => Error::new(ErrorKind::ResourceInUse, "lockstep.resources.cascade", text, id_args(&id)),
+            Self::CascadeTooLarge(id) => {
+                Error::new(ErrorKind::ResourceInUse, "lockstep.resources.cascade", text, id_args(&id))
+            }
             Self::Commit(error) => commit_error(&error),
         }
     }
@@ -126,10 +134,17 @@ pub(crate) fn commit_error(error: &CommitError) -> Error {
             tracing::error!("no space left for the journal");
             Error::new(ErrorKind::UnableToAllocateResource, "lockstep.journal.full", text, Vec::new())
         }
-        CommitError::Closed => Error::new(ErrorKind::ServiceUnavailable, "lockstep.journal.closed", "the server is stopping", Vec::new()),
+        CommitError::Closed => {
+            Error::new(ErrorKind::ServiceUnavailable, "lockstep.journal.closed", "the server is stopping", Vec::new())
+        }
         CommitError::Poisoned(_) | CommitError::Malformed(_) => {
             tracing::error!(%error, "the journal refuses a batch");
-            Error::new(ErrorKind::ServiceUnavailable, "lockstep.journal.failed", "the journal refuses writes; the log says why", Vec::new())
+            Error::new(
+                ErrorKind::ServiceUnavailable,
+                "lockstep.journal.failed",
+                "the journal refuses writes; the log says why",
+                Vec::new(),
+            )
         }
     }
 }
@@ -192,12 +207,10 @@ fn nearest_parent<'d>(type_def: &TypeDef, document: &'d Document) -> Option<&'d 
 /// The change that takes a resource from what is stored to `document`; `None` when there is nothing to change.
 pub(crate) fn change_to(
     view: &View,
-    type_def: &TypeDef,
     id: ResourceId,
     document: Document,
-    parents: &mut ParentCache<'_>,
+    parents: Arc<[ResourceId]>,
 ) -> Option<(Change, Expect)> {
-    let parents = parents.parents(view, type_def, &document);
     match view.get(&id) {
         None => Some((Change { id, operation: Operation::Create(document), parents }, Expect::Absent)),
         Some(stored) => {
@@ -208,7 +221,7 @@ pub(crate) fn change_to(
     }
 }
 
-/// What [`Site::write_once`] is to do with one resource.
+/// What a write is to do with one resource.
 enum Want<'a> {
     Create(&'a Document),
     Put(&'a Document),
@@ -220,7 +233,12 @@ impl Site {
     ///
     /// # Errors
     /// [`WriteError`].
-    pub async fn create_resource(&self, author: Arc<str>, id: ResourceId, properties: &str) -> Result<Written, WriteError> {
+    pub async fn create_resource(
+        &self,
+        author: Arc<str>,
+        id: ResourceId,
+        properties: &str,
+    ) -> Result<Written, WriteError> {
         let document = self.read_properties(&id, properties)?;
         self.write(author, &id, &Want::Create(&document), None).await
     }
@@ -348,7 +366,8 @@ impl Site {
                 document
             }
         };
-        Ok((change_to(&view, &type_def, id.clone(), document, &mut ParentCache::new(|_| None)), found))
+        let parents = ParentCache::new(|_| None).parents(&view, &type_def, &document);
+        Ok((change_to(&view, id.clone(), document, parents), found))
     }
 
     /// Waits until the view has everything that the journal has: whoever lost a race looks at what the winner wrote.

@@ -92,7 +92,8 @@ impl Sessions {
         })?;
         let token: String = bytes.iter().map(|b| format!("{b:02x}")).collect();
         let (now, now_at) = (SystemTime::now(), Instant::now());
-        let session = Session { user: user.clone(), role, created: now, created_at: now_at, used: now, used_at: now_at };
+        let session =
+            Session { user: user.clone(), role, created: now, created_at: now_at, used: now, used_at: now_at };
         let mut by_key = self.by_key.lock();
         if by_key.len() >= self.limits.count_max {
             by_key.retain(|_, s| !self.has_ended(s, now_at));
@@ -159,7 +160,8 @@ impl Sessions {
     }
 
     fn has_ended(&self, session: &Session, now_at: Instant) -> bool {
-        now_at.duration_since(session.used_at) > self.limits.idle || now_at.duration_since(session.created_at) > self.limits.age
+        now_at.duration_since(session.used_at) > self.limits.idle
+            || now_at.duration_since(session.created_at) > self.limits.age
     }
 }
 

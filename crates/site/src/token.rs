@@ -40,7 +40,8 @@ pub fn read(origin: Origin, token: &str) -> Result<Position, TokenError> {
     let hex = |text: &str| u64::from_str_radix(text, 16).map_err(|_| TokenError::Malformed);
     let (epoch, position) = (hex(epoch)?, hex(position)?);
     // Written anew and compared: one spelling per token, so `+1` or upper case is no token.
-    let is_ours = check == format!("{:08x}", crc32c::crc32c(body.as_bytes())) && body == format!("{epoch:016x}.{position:x}");
+    let is_ours =
+        check == format!("{:08x}", crc32c::crc32c(body.as_bytes())) && body == format!("{epoch:016x}.{position:x}");
     if !is_ours {
         return Err(TokenError::Malformed);
     }
@@ -81,7 +82,18 @@ mod tests {
         }
         let token = write(ours, Position(7));
         assert_eq!(read(Origin { epoch: 1 }, &token), Err(TokenError::Foreign));
-        for bad in ["", ".", "..", "7", "x.y.z", &token.to_uppercase(), &token[1..], &token[..token.len() - 1], &format!("{token} "), "+1.+2.3"] {
+        for bad in [
+            "",
+            ".",
+            "..",
+            "7",
+            "x.y.z",
+            &token.to_uppercase(),
+            &token[1..],
+            &token[..token.len() - 1],
+            &format!("{token} "),
+            "+1.+2.3",
+        ] {
             assert_eq!(read(ours, bad), Err(TokenError::Malformed), "{bad:?}");
         }
         for i in 0..token.len() {

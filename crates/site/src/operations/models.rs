@@ -79,7 +79,8 @@ fn check(registry: &Registry, model: &ResourceModel) -> Result<(), Error> {
 /// Whether a resource that holds a model, as an export wrote it, can be stored.
 pub(crate) fn check_model_document(registry: &Registry, id: &ResourceId, document: &Document) -> Result<(), Error> {
     let text = document.get("definition").and_then(Value::as_str).unwrap_or_default();
-    let model: ResourceModel = serde_json::from_str(text).map_err(|e| invalid("properties.definition", &e.to_string()))?;
+    let model: ResourceModel =
+        serde_json::from_str(text).map_err(|e| invalid("properties.definition", &e.to_string()))?;
     if *model.name != *id.id {
         return Err(invalid("id", "it is not the name of the model in the definition"));
     }

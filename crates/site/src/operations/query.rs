@@ -9,7 +9,8 @@ use lockstep_contract::services::site::{Explain, ExplainInput, Get, Info, Query 
 use lockstep_contract::{Data, Error, Opaque, Writer};
 use lockstep_model::{Position, ResourceId};
 use lockstep_query::{
-    Comparable, CompositeOperator, FilterSpec, Operator, PropertyFilter, Query, QuerySpec, SortDirection, SortSpec, SpecError,
+    Comparable, CompositeOperator, FilterSpec, Operator, PropertyFilter, Query, QuerySpec, SortDirection, SortSpec,
+    SpecError,
 };
 
 use crate::Site;
@@ -18,7 +19,8 @@ use crate::token;
 
 pub(super) fn register(table: &mut Table) {
     table.register_answer(QueryOperation, async |context, input| run(&context.site, &query_spec(input.query_spec)?));
-    table.register_answer(TextQuery, async |context, input| run(&context.site, &from_text(&context.site, &input.text)?));
+    table
+        .register_answer(TextQuery, async |context, input| run(&context.site, &from_text(&context.site, &input.text)?));
     table.register(Explain, async |context, input| explain(&context, input));
     table.register(Get, async |context, _| Ok(info(&context.site)));
 }
@@ -97,7 +99,8 @@ fn name_references(data: &mut Data) {
     match data {
         Data::List(items) => items.iter_mut().for_each(name_references),
         Data::Struct(name, fields) => {
-            let is_reference = fields.len() == 2 && fields.iter().all(|(n, v)| matches!((&**n, v), ("type" | "id", Data::String(_))));
+            let is_reference =
+                fields.len() == 2 && fields.iter().all(|(n, v)| matches!((&**n, v), ("type" | "id", Data::String(_))));
             *name = Some(if is_reference { "com.vmware.vapi.std.dynamic_ID" } else { "lockstep.structure" }.to_owned());
             fields.iter_mut().for_each(|(_, v)| name_references(v));
         }
@@ -110,7 +113,11 @@ fn explain(context: &Context, input: ExplainInput) -> Result<Opaque, Error> {
         (Some(spec), None) => query_spec(spec)?,
         (None, Some(text)) => from_text(&context.site, &text)?,
         (Some(_), Some(_)) | (None, None) => {
-            return Err(Error::invalid_argument("lockstep.query.explain", "query_spec", "give either query_spec or text"));
+            return Err(Error::invalid_argument(
+                "lockstep.query.explain",
+                "query_spec",
+                "give either query_spec or text",
+            ));
         }
     };
     let view = context.site.view();
@@ -169,7 +176,9 @@ pub fn filter_spec(filter: ResourceFilter) -> Result<FilterSpec, Error> {
             visible(id.resource_type.to_string())?;
             FilterSpec::Id(id)
         }
-        FilterType::Property => FilterSpec::Property(property_filter(filter.property_filter.ok_or_else(Error::internal)?)?),
+        FilterType::Property => {
+            FilterSpec::Property(property_filter(filter.property_filter.ok_or_else(Error::internal)?)?)
+        }
         FilterType::Composite => {
             let composite = *filter.composite_filter.ok_or_else(Error::internal)?;
             FilterSpec::Composite {

@@ -63,10 +63,9 @@ fn object(properties: &Opaque) -> Result<String, Error> {
 
 fn expected(position: Option<i64>) -> Result<Option<Position>, Error> {
     let read = |p: i64| u64::try_from(p).map(Position);
-    position
-        .map(read)
-        .transpose()
-        .map_err(|_| Error::invalid_argument("lockstep.resources.position", "expected_position", "a position is not negative"))
+    position.map(read).transpose().map_err(|_| {
+        Error::invalid_argument("lockstep.resources.position", "expected_position", "a position is not negative")
+    })
 }
 
 fn written(context: &Context, result: Result<Written, WriteError>) -> Result<Answer, Error> {
