@@ -43,8 +43,8 @@ pub(crate) struct Call {
 /// What a request came to when it was read.
 pub(crate) enum Plan {
     Call(Call),
-    /// The answer, when no operation needs to be called for it.
-    Done(What, Response<Body>),
+    /// The answer, when no operation needs to be called for it; with the error that it tells of.
+    Done(What, Option<Error>, Response<Body>),
 }
 
 /// A request that is refused before an operation is called.
@@ -127,7 +127,7 @@ async fn route(
 
 fn finished(what: What, path: &str, answered: Result<Response<Body>, Refusal>) -> Result<Plan, Box<Stopped>> {
     match answered {
-        Ok(response) => Ok(Plan::Done(what, response)),
+        Ok(response) => Ok(Plan::Done(what, None, response)),
         Err(refusal) => Err(Box::new(Stopped { what, envelope: Envelope::of_path(path), refusal })),
     }
 }
@@ -192,7 +192,7 @@ async fn plan_rpc(
     let shown = Credentials::from_headers(&parts.method, &parts.uri, &parts.headers, false);
     let request = match rpc::read(&bytes, &parts.headers, shown, &server.table) {
         Ok(request) => request,
-        Err(failure) => return Ok(Plan::Done(what, failure.response())),
+        Err(failure) => return Ok(Plan::Done(what, Some(failure.as_error()), failure.response())),
     };
     if id.is_none()
         && let Some(given) = request.operation_id.as_deref().and_then(operation_id::checked)

@@ -25,6 +25,11 @@ impl Failure {
         Self { code, id, message: message.into() }
     }
 
+    /// What it is in the words of the operations, for logs and counters.
+    pub fn as_error(&self) -> Error {
+        Error::invalid_request(self.message.as_str())
+    }
+
     /// The response that tells it.
     pub fn response(&self) -> Response<Body> {
         let mut out = rpc_head(&self.id);

@@ -98,8 +98,8 @@ fn begin(server: &Arc<Server>, peer: &Peer, planned: Option<Planned>, started: I
     };
     let Call { index, caller, input, encoding, envelope } = match plan {
         Ok(Plan::Call(call)) => call,
-        Ok(Plan::Done(what, response)) => {
-            tell(server, what, None, None, started.elapsed());
+        Ok(Plan::Done(what, error, response)) => {
+            tell(server, what, None, error.as_ref(), started.elapsed());
             return Begun::Done(id, response);
         }
         Err(stopped) => {

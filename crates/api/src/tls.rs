@@ -58,7 +58,7 @@ pub enum TlsError {
 
 /// The configuration with the certificate in `data_dir`, which is made for `names` when there is none, and its thumbprint.
 ///
-/// `names` are host names and IP addresses that clients may use, besides `localhost`, `127.0.0.1` and `::1`.
+/// `names` are host names and IP addresses that clients may use, besides this machine's name, `localhost`, `127.0.0.1` and `::1`.
 ///
 /// # Errors
 /// [`TlsError`].
@@ -112,7 +112,7 @@ struct Made {
 
 fn make(names: &[String]) -> Result<Made, TlsError> {
     let mut all: Vec<String> = ["localhost", "127.0.0.1", "::1"].map(str::to_owned).to_vec();
-    for name in names {
+    for name in names.iter().chain(&host_name()) {
         // An address that means all addresses is none that a client could use.
         let is_any = name.parse::<IpAddr>().is_ok_and(|address| address.is_unspecified());
         if !is_any && !name.is_empty() && !all.contains(name) {
@@ -143,6 +143,13 @@ fn make(names: &[String]) -> Result<Made, TlsError> {
     limit_validity(&mut own);
     let certificate = own.signed_by(&key, &Issuer::new(authority, authority_key))?;
     Ok(Made { key: key.serialize_pem(), certificates: certificate.pem() + &authority_certificate.pem() })
+}
+
+/// This machine's name, when a certificate can hold it.
+fn host_name() -> Option<String> {
+    let name = rustix::system::uname().nodename().to_str().ok()?.to_owned();
+    let fits = |b: u8| b.is_ascii_alphanumeric() || b == b'-' || b == b'.';
+    (!name.is_empty() && name.bytes().all(fits)).then_some(name)
 }
 
 fn named(common_name: &str) -> DistinguishedName {

@@ -85,6 +85,28 @@ fn a_query_answers_alike_over_every_transport() {
 }
 
 #[test]
+fn the_deepest_filter_fits_into_the_typed_encoding() {
+    let server = Server::start();
+    let token = server.log_in();
+    let name = |s: &str| format!("com.vmware.cis.data.legacy.resource_model.{s}");
+    let wrap = |inner: &str| format!(r#"{{"STRUCTURE":{{"{}":{{{inner}}}}}}}"#, name("resource_filter"));
+    let mut filter = wrap(r#""filter_type":"TYPE","resource_type":{"OPTIONAL":"Folder"}"#);
+    let depth = lockstep_query::Limits::default().filter_depth;
+    for _ in 1..depth {
+        filter = wrap(&format!(
+            r#""filter_type":"COMPOSITE","composite_filter":{{"OPTIONAL":{{"STRUCTURE":{{"{}":{{"operator":"UNION","filters":[{filter}]}}}}}}}}"#,
+            name("composite_filter")
+        ));
+    }
+    let input = format!(
+        r#"{{"query_spec":{{"STRUCTURE":{{"{}":{{"resource_filter":{filter},"property_spec":[]}}}}}}}}"#,
+        name("query_spec")
+    );
+    let response = server.ask(&rpc(QUERY, "query", &input, &by_session(&token)));
+    assert!(response.json()["result"]["output"].is_object(), "{response:?}");
+}
+
+#[test]
 fn resources_live_at_their_paths() {
     let server = Server::start();
     let token = server.log_in();
