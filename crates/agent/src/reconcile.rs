@@ -39,6 +39,12 @@ pub enum Write {
     },
 }
 
+/// Gives the properties of a resource by its type and id; `None` when it does not exist.
+pub type Stored<'a> = dyn Fn(&str, &str) -> Option<Map<String, Value>> + 'a;
+
+/// Gives the ids of a type's resources whose `host` is the given one.
+pub type OfHost<'a> = dyn Fn(&str, &str) -> Vec<String> + 'a;
+
 /// The types that belong to a host, by their property `host`, with the properties that the collector owns.
 const OF_HOST: [(&str, &[&str]); 3] = [
     (
@@ -61,7 +67,17 @@ const OF_HOST: [(&str, &[&str]); 3] = [
     ),
     (
         "Datastore",
-        &["name", "kind", "mount_point", "device", "capacity", "free_space", "accessible", "multiple_host_access", "host"],
+        &[
+            "name",
+            "kind",
+            "mount_point",
+            "device",
+            "capacity",
+            "free_space",
+            "accessible",
+            "multiple_host_access",
+            "host",
+        ],
     ),
     ("Network", &["name", "kind", "interface", "host"]),
 ];
@@ -89,11 +105,7 @@ const ON_CREATE_ONLY: &[&str] = &["in_maintenance_mode"];
 /// The writes that make the inventory what was observed in one complete reading.
 ///
 /// `stored` gives the properties of a resource, `of_host` the ids of a type's resources whose `host` is the given one.
-pub fn plan(
-    observed: &[Observed],
-    stored: &dyn Fn(&str, &str) -> Option<Map<String, Value>>,
-    of_host: &dyn Fn(&str, &str) -> Vec<String>,
-) -> Vec<Write> {
+pub fn plan(observed: &[Observed], stored: &Stored<'_>, of_host: &OfHost<'_>) -> Vec<Write> {
     let mut writes = Vec::new();
     for one in observed {
         let (resource_type, id) = (one.resource_type.to_owned(), one.id.clone());
@@ -110,7 +122,8 @@ pub fn plan(
     let present: HashSet<(&str, &str)> = observed.iter().map(|o| (o.resource_type, &*o.id)).collect();
     for host in observed.iter().filter(|o| o.resource_type == "HostSystem") {
         for (resource_type, _) in OF_HOST {
-            let gone = of_host(resource_type, &host.id).into_iter().filter(|id| !present.contains(&(resource_type, &**id)));
+            let gone =
+                of_host(resource_type, &host.id).into_iter().filter(|id| !present.contains(&(resource_type, &**id)));
             writes.extend(gone.map(|id| Write::Delete { resource_type: resource_type.to_owned(), id }));
         }
     }
@@ -178,20 +191,27 @@ mod tests {
             observed("VirtualMachine", "v2", json!({"name": "two", "host": host})),
         ];
         let stored = |t: &str, id: &str| match (t, id) {
-            ("HostSystem", "h") => {
-                Some(object(json!({"name": "a", "in_maintenance_mode": true, "kernel": {"release": "1", "name": "Linux"}, "tags": []})))
+            ("HostSystem", "h") => Some(object(
+                json!({"name": "a", "in_maintenance_mode": true, "kernel": {"release": "1", "name": "Linux"}, "tags": []}),
+            )),
+            ("VirtualMachine", "v1") => {
+                Some(object(json!({"name": "one", "host": host, "qemu": {"pid": 7}, "annotation": "mine"})))
             }
-            ("VirtualMachine", "v1") => Some(object(json!({"name": "one", "host": host, "qemu": {"pid": 7}, "annotation": "mine"}))),
             _ => None,
         };
-        let of_host = |t: &str, _: &str| if t == "VirtualMachine" { vec!["v1".to_owned(), "v3".to_owned()] } else { Vec::new() };
+        let of_host =
+            |t: &str, _: &str| if t == "VirtualMachine" { vec!["v1".to_owned(), "v3".to_owned()] } else { Vec::new() };
         let writes = plan(&seen, &stored, &of_host);
         let changed = object(json!({"kernel/name": null, "kernel/release": "2"}));
         assert_eq!(
             writes,
             [
                 Write::Patch { resource_type: "HostSystem".into(), id: "h".into(), properties: changed },
-                Write::Create { resource_type: "VirtualMachine".into(), id: "v2".into(), properties: seen[2].properties.clone() },
+                Write::Create {
+                    resource_type: "VirtualMachine".into(),
+                    id: "v2".into(),
+                    properties: seen[2].properties.clone()
+                },
                 Write::Delete { resource_type: "VirtualMachine".into(), id: "v3".into() },
             ]
         );

@@ -158,8 +158,11 @@ pub(crate) fn type_def(view: &View, name: &str) -> Result<Arc<TypeDef>, WriteErr
 pub(crate) struct ParentCache<'a> {
     by_nearest: HashMap<ResourceId, Arc<[ResourceId]>>,
     /// What the batch itself gives a resource: it is not in the view yet.
-    in_batch: Box<dyn Fn(&ResourceId) -> Option<(&'a TypeDef, &'a Document)> + 'a>,
+    in_batch: InBatch<'a>,
 }
+
+/// Finds a resource of the batch, with its type.
+type InBatch<'a> = Box<dyn Fn(&ResourceId) -> Option<(&'a TypeDef, &'a Document)> + 'a>;
 
 /// Longest way from a resource to its root; what goes on is left out. Only a cycle is as long.
 const PARENTS_MAX: usize = 64;
@@ -216,9 +219,17 @@ pub(crate) fn change_to(
         Some(stored) => {
             let leaves = stored.document.diff(&document);
             let expect = Expect::At(stored.modified);
-            (!leaves.is_empty()).then(|| (Change { id, operation: Operation::Update(leaves), parents }, expect))
+            (!leaves.is_empty()).then_some((Change { id, operation: Operation::Update(leaves), parents }, expect))
         }
     }
+}
+
+/// What a write comes to.
+struct Plan {
+    /// `None` when there is nothing to change.
+    change: Option<(Change, Expect)>,
+    /// Where the resource was last changed; `None` when it does not exist.
+    found: Option<Position>,
 }
 
 /// What a write is to do with one resource.
@@ -332,7 +343,7 @@ impl Site {
         expected: Option<Position>,
     ) -> Result<Written, WriteError> {
         for _ in 0..TRIES_MAX {
-            let (change, found) = self.plan(id, want, expected)?;
+            let Plan { change, found } = self.plan(id, want, expected)?;
             let Some(change) = change else {
                 return Ok(Written { position: found.unwrap_or_default(), changed: false });
             };
@@ -347,12 +358,7 @@ impl Site {
     }
 
     /// The change that `want` means for what is stored, and where that was last changed.
-    fn plan(
-        &self,
-        id: &ResourceId,
-        want: &Want<'_>,
-        expected: Option<Position>,
-    ) -> Result<(Option<(Change, Expect)>, Option<Position>), WriteError> {
+    fn plan(&self, id: &ResourceId, want: &Want<'_>, expected: Option<Position>) -> Result<Plan, WriteError> {
         let view = self.view();
         let type_def = type_def(&view, id.resource_type.as_str())?;
         let found = view.modified(id);
@@ -367,7 +373,7 @@ impl Site {
             }
         };
         let parents = ParentCache::new(|_| None).parents(&view, &type_def, &document);
-        Ok((change_to(&view, id.clone(), document, parents), found))
+        Ok(Plan { change: change_to(&view, id.clone(), document, parents), found })
     }
 
     /// Waits until the view has everything that the journal has: whoever lost a race looks at what the winner wrote.

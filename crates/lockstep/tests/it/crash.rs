@@ -106,7 +106,7 @@ fn killed_at_random_moments_nothing_acknowledged_is_lost_and_no_reader_is_misled
         "properties": [{"name": "n", "kind": "LONG"}, {"name": "group", "kind": "LONG"}]});
     server.ok("POST", "/api/lockstep/models", &model);
     let mut reader = Reader { token: server.sequence(), seen: HashMap::new() };
-    let mut acknowledged = vec![0i64; WRITERS];
+    let mut acknowledged = [0i64; WRITERS];
     let mut seed = std::process::id() as u64 | 1;
     let mut last_position = 0;
     for round in 0..rounds {
