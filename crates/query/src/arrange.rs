@@ -12,12 +12,12 @@ use std::sync::Arc;
 use crate::bits::Bits;
 use crate::column::{Column, Spot};
 use crate::eval::{Step, Tally, What};
-use crate::leaf::{Store, text_key};
+use crate::leaf::{Leaf, Store, text_key};
 use crate::order::{Counted, Order, Place};
 use crate::policy::{prefer_first, size};
 use crate::query::SortKey;
 use crate::rows::Rows;
-use crate::space::Row;
+use crate::space::{Row, Spaces};
 use crate::view::View;
 
 /// So many matches or fewer are always selected.
@@ -27,14 +27,14 @@ const SELECT_FEW: usize = size(256, 1);
 const SKIP_FEW: usize = size(1000, 2);
 
 /// Finding all matches is never avoided when it takes less than this, in nanoseconds.
-const FILL_NS: usize = size(50_000, 0);
+const FILL_NS: usize = size(50_000, 1);
 
 /// A run of equal values longer than this is looked up in the index instead of being walked backwards.
 const RUN_LONG: usize = size(256, 2);
 
-/// What a query pays for each row of an index that is not there, in nanoseconds, when ways are compared: a small part of what
-/// building takes, as the index stays.
-const BUILD_SHARE_NS: usize = 10;
+/// When ways are compared, an index that is not there costs a nanosecond for so many rows: about a thousandth of what building
+/// takes, as the index stays for all queries to come.
+const BUILD_ROWS_PER_NS: usize = 4;
 
 /// Matches of one type.
 pub(crate) struct Part<'v> {
@@ -183,6 +183,71 @@ impl Counts {
     }
 }
 
+/// Matches in an index, by runs of equal values.
+struct Runs<'a> {
+    leaf: &'a Leaf,
+    spaces: &'a Spaces,
+    walk: &'a Walk<'a>,
+    descending: bool,
+}
+
+impl Runs<'_> {
+    /// The place before the run that a row is in.
+    fn first_of(&self, row: u32) -> Place {
+        self.walk.order.place(|other| self.leaf.compare(other, row, self.spaces).is_lt())
+    }
+
+    /// The place behind it.
+    fn last_of(&self, row: u32) -> Place {
+        self.walk.order.place(|other| self.leaf.compare(other, row, self.spaces).is_le())
+    }
+
+    /// Where to walk from: the beginning of the run that the first wanted match is in; all runs before it are skipped.
+    /// `None` when the page begins behind all matches.
+    fn begin(&self, counts: Option<&Counts>, page: &mut Page) -> Option<Place> {
+        let order = self.walk.order;
+        let Some(counts) = counts else {
+            return Some(if self.descending { order.end() } else { Place { block: 0, at: 0 } });
+        };
+        let total = counts.total(order);
+        if total <= page.skip {
+            page.skip -= total;
+            return None;
+        }
+        let rank = if self.descending { total - 1 - page.skip } else { page.skip };
+        let row = order.at(counts.select(order, rank))?;
+        let (from, skipped) = if self.descending {
+            let from = self.last_of(row);
+            (from, total - counts.before(order, from))
+        } else {
+            let from = self.first_of(row);
+            (from, counts.before(order, from))
+        };
+        page.skip -= skipped;
+        Some(from)
+    }
+
+    /// Puts the matches of the run that a row is in on the page, in the order of the index; the place before the run.
+    fn push_run(&self, row: u32, counts: Option<&Counts>, page: &mut Page) -> Place {
+        let order = self.walk.order;
+        let (first, last) = (self.first_of(row), self.last_of(row));
+        let mut start = first;
+        if let Some(counts) = counts.filter(|_| page.skip > SKIP_FEW) {
+            let before = counts.before(order, first);
+            let skip = page.skip.min(counts.before(order, last) - before);
+            page.skip -= skip;
+            start = counts.select(order, before + skip);
+        }
+        for row in order.rows(start, last.max(start)).filter(|&row| self.walk.is_match(row)) {
+            page.push(Row { space: self.walk.space, row });
+            if page.is_full() {
+                break;
+            }
+        }
+        first
+    }
+}
+
 impl<'v> Arranger<'v, '_> {
     /// Fills a page without finding all matches first: goes through an index and tests row by row. Only for an order by id, or
     /// by one property of the resource itself; only if that is estimated to be quicker, and not for longer than estimated.
@@ -280,12 +345,12 @@ impl<'v> Arranger<'v, '_> {
             return true;
         }
         let all = self.view.spaces.get(part.space).live_count;
-        let select_ns = count * if key.column.leaf.is_key_exact() { 10 } else { 60 };
+        let select_ns = count * if key.column.leaf.is_key_exact() { 25 } else { 80 };
         let (skip, per_row_ns) =
             if key.hops.is_empty() { (if page.skip > SKIP_FEW { SKIP_FEW } else { page.skip }, 3) } else { (0, 6) };
         let walked = (skip + page.take).saturating_mul(all) / count;
         let is_built = key.column.leaf.order.get().is_some();
-        let build_ns = if is_built { 0 } else { self.view.spaces.get(key.far_space).live_count * BUILD_SHARE_NS };
+        let build_ns = if is_built { 0 } else { self.view.spaces.get(key.far_space).live_count / BUILD_ROWS_PER_NS };
         prefer_first(select_ns, walked.min(all) * per_row_ns + all / 100 + build_ns)
     }
 
@@ -294,25 +359,19 @@ impl<'v> Arranger<'v, '_> {
         let view = self.view;
         let count = parts.iter().map(|part| part.rows.count(view.spaces.get(part.space))).sum();
         self.tally.examine(count);
-        match keys.split_first() {
-            Some((key, rest)) if key.column.leaf.is_key_exact() => {
-                let mut entries: Vec<(u128, Row)> = Vec::with_capacity(count);
-                self.each(&parts, |at| entries.push((key.number(view, at), at)));
-                self.select_exact(entries, rest, page);
-            }
-            Some((key, _)) => {
-                let mut rows = Vec::with_capacity(count);
-                self.each(&parts, |at| rows.extend((at.space == key.space).then(|| key.far(view, at.row)).flatten()));
-                key.column.leaf.touch(&rows, &view.spaces);
-                let mut entries: Vec<(u128, Row)> = Vec::with_capacity(count);
-                self.each(&parts, |at| entries.push((key.number(view, at), at)));
-                self.select_by(entries, keys, page);
-            }
-            None => {
-                let mut entries: Vec<(u128, Row)> = Vec::with_capacity(count);
-                self.each(&parts, |at| entries.push((text_key(view.spaces.get(at.space).id(at.row)), at)));
-                self.select_by(entries, keys, page);
-            }
+        let mut entries: Vec<(u128, Row)> = Vec::with_capacity(count);
+        let Some((key, rest)) = keys.split_first() else {
+            self.each(&parts, |at| entries.push((text_key(view.spaces.get(at.space).id(at.row)), at)));
+            return self.select_by(entries, keys, page);
+        };
+        let mut rows = Vec::with_capacity(count);
+        self.each(&parts, |at| rows.extend((at.space == key.space).then(|| key.far(view, at.row)).flatten()));
+        key.column.leaf.touch(&rows, &view.spaces);
+        self.each(&parts, |at| entries.push((key.number(view, at), at)));
+        if key.column.leaf.is_key_exact() {
+            self.select_exact(entries, rest, page);
+        } else {
+            self.select_by(entries, keys, page);
         }
     }
 
@@ -389,7 +448,7 @@ impl<'v> Arranger<'v, '_> {
         }
         let skip = page.skip.min(SKIP_FEW);
         let walked = (skip + page.take).saturating_mul(ids.live_count) / count;
-        let build_ns = if self.view.id_built(part.space) { 0 } else { ids.live_count * BUILD_SHARE_NS };
+        let build_ns = if self.view.id_built(part.space) { 0 } else { ids.live_count / BUILD_ROWS_PER_NS };
         let walk_ns = walked.min(ids.live_count) * 3 + ids.live_count / 100 + build_ns;
         if count <= SELECT_FEW || prefer_first(count * 40, walk_ns) {
             return self.select(vec![part], &[], page);
@@ -460,68 +519,41 @@ impl<'v> Arranger<'v, '_> {
         if rest.is_empty() && !key.descending {
             return self.walk_forward(&walk, &place, page);
         }
-        let first_of = |row: u32| order.place(|other| leaf.compare(other, row, spaces).is_lt());
-        let last_of = |row: u32| order.place(|other| leaf.compare(other, row, spaces).is_le());
-        let mut from = if key.descending { order.end() } else { Place { block: 0, at: 0 } };
-        let mut counts = None;
-        if page.skip > SKIP_FEW {
-            let counted = self.counts(&walk, &place);
-            let total = counted.total(order);
-            if total <= page.skip {
-                page.skip -= total;
-                return;
-            }
-            // The first wanted row is in a run of equal values; the page begins with that run, or inside it.
-            let rank = if key.descending { total - 1 - page.skip } else { page.skip };
-            let Some(row) = order.at(counted.select(order, rank)) else { return };
-            if key.descending {
-                from = last_of(row);
-                page.skip -= total - counted.before(order, from);
-            } else {
-                from = first_of(row);
-                page.skip -= counted.before(order, from);
-            }
-            counts = Some(counted);
-        }
-        let mut run: Vec<u32> = Vec::new();
+        let runs = Runs { leaf, spaces, walk: &walk, descending: key.descending };
+        let counts = (page.skip > SKIP_FEW).then(|| self.counts(&walk, &place));
+        let Some(mut from) = runs.begin(counts.as_ref(), page) else { return };
+        let (mut run, mut hits): (Vec<u32>, Vec<u32>) = (Vec::new(), Vec::new());
         let mut walked = 0;
         'walk: loop {
-            let mut rows: Box<dyn Iterator<Item = u32>> =
-                if key.descending { Box::new(order.rows_back(from)) } else { Box::new(order.rows(from, order.end())) };
-            for row in &mut rows {
-                walked += 1;
-                if !walk.is_match(row) {
-                    continue;
+            let slices: Box<dyn Iterator<Item = &[u32]>> = if key.descending {
+                Box::new(order.slices_back(from))
+            } else {
+                Box::new(order.slices(from, order.end()))
+            };
+            for slice in slices {
+                walked += slice.len();
+                hits.clear();
+                hits.extend(slice.iter().copied().filter(|&row| walk.is_match(row)));
+                if key.descending {
+                    hits.reverse();
                 }
-                if run.last().is_some_and(|&last| !leaf.is_same(last, row, spaces)) {
-                    self.finish_run(&mut run, part.space, rest, page);
-                    if page.is_full() {
-                        break 'walk;
-                    }
-                }
-                run.push(row);
-                if key.descending && rest.is_empty() && run.len() > RUN_LONG {
-                    // Its beginning comes first: walk there from where it begins, and go on before it.
-                    run.clear();
-                    let (first, last) = (first_of(row), last_of(row));
-                    let mut start = first;
-                    if let Some(counts) = counts.as_ref().filter(|_| page.skip > SKIP_FEW) {
-                        let before = counts.before(order, first);
-                        let skip = page.skip.min(counts.before(order, last) - before);
-                        page.skip -= skip;
-                        start = counts.select(order, before + skip);
-                    }
-                    for row in order.rows(start, last.max(start)) {
-                        walked += 1;
-                        if walk.is_match(row) {
-                            page.push(Row { space: part.space, row });
-                            if page.is_full() {
-                                break 'walk;
-                            }
+                for &row in &hits {
+                    if run.last().is_some_and(|&last| !leaf.is_same(last, row, spaces)) {
+                        self.finish_run(&mut run, part.space, rest, page);
+                        if page.is_full() {
+                            break 'walk;
                         }
                     }
-                    from = first;
-                    continue 'walk;
+                    run.push(row);
+                    if key.descending && rest.is_empty() && run.len() > RUN_LONG {
+                        // The beginning of the run comes first, and the run may be most of the index.
+                        run.clear();
+                        from = runs.push_run(row, counts.as_ref(), page);
+                        if page.is_full() {
+                            break 'walk;
+                        }
+                        continue 'walk;
+                    }
                 }
             }
             self.finish_run(&mut run, part.space, rest, page);

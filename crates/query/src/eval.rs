@@ -706,7 +706,8 @@ impl Bound<'_> {
             | SlotTest::NotCode(_) => 2,
             SlotTest::Codes { .. } | SlotTest::Far { .. } => 4,
             SlotTest::Instant(_) => 8,
-            SlotTest::InstantPiece(_) | SlotTest::Text(_) | SlotTest::Piece(_) => 60,
+            // Mostly waiting for memory.
+            SlotTest::InstantPiece(_) | SlotTest::Text(_) | SlotTest::Piece(_) => 200,
         };
         slot * (1 + 4 * self.column.lists.len())
     }
@@ -717,7 +718,8 @@ impl Bound<'_> {
             How::Postings if matches!(self.test, SlotTest::Code(_)) && !is_few(estimate, all) => all / 500,
             How::Postings | How::Order => estimate * 2 + 200,
             How::Bits => all / 300,
-            How::Grams => estimate * 60,
+            // Lists of the rarest groups are read; few candidates are left to compare.
+            How::Grams => estimate * 6 + 10_000,
             How::Scan
                 if self.column.is_single()
                     && matches!(self.test, SlotTest::Long(_) | SlotTest::Double(_) | SlotTest::NotCode(_)) =>

@@ -230,12 +230,13 @@ impl Leaf {
             }
             Store::Long { set, numbers } => {
                 let set = slots.iter().filter(|&&slot| set.contains(slot)).count() as u64;
-                slots.iter().fold(set, |sum, &slot| sum.wrapping_add(numbers.get(slot) as u64))
+                set.wrapping_add(numbers.touch(slots))
             }
             Store::Instant(instants) => {
                 slots.iter().filter_map(|&slot| instants.instant(slot)).fold(0, |sum, i| sum ^ i as u64)
             }
             Store::Text { codes, dictionary } => {
+                std::hint::black_box(codes.touch(slots));
                 let codes: Vec<u32> = slots.iter().filter_map(|&slot| codes.get(slot).checked_sub(1)).collect();
                 dictionary.touch(&codes) as u64
             }

@@ -31,6 +31,15 @@ macro_rules! widths {
                 }
             }
 
+            /// Adds up the numbers at some places, only to have read them.
+            pub(crate) fn touch(&self, places: &[u32]) -> u64 {
+                match self {
+                    $(Self::$variant(v) => {
+                        places.iter().filter_map(|&at| v.get(at as usize)).fold(0, |sum, &n| sum.wrapping_add(n as u64))
+                    })+
+                }
+            }
+
             /// Sets the number at `at`; what lies between the end and there becomes 0.
             #[allow(irrefutable_let_patterns, reason = "the widest element holds every number")]
             pub(crate) fn set(&mut self, at: u32, number: $number) {

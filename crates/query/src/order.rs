@@ -115,13 +115,18 @@ impl Order {
         })
     }
 
+    /// The rows before a place in pieces, the nearest piece first; each piece is in the order of the index.
+    pub(crate) fn slices_back(&self, to: Place) -> impl Iterator<Item = &[u32]> {
+        let blocks = self.blocks.iter().take(to.block.saturating_add(1)).enumerate().rev();
+        blocks.map(move |(block, rows)| {
+            let end = if block == to.block { to.at.min(rows.rows.len()) } else { rows.rows.len() };
+            &rows.rows[..end]
+        })
+    }
+
     /// The rows before a place, the nearest first.
     pub(crate) fn rows_back(&self, to: Place) -> impl Iterator<Item = u32> + '_ {
-        let blocks = self.blocks.iter().take(to.block.saturating_add(1)).enumerate().rev();
-        blocks.flat_map(move |(block, rows)| {
-            let end = if block == to.block { to.at.min(rows.rows.len()) } else { rows.rows.len() };
-            rows.rows[..end].iter().rev().copied()
-        })
+        self.slices_back(to).flat_map(|slice| slice.iter().rev().copied())
     }
 
     /// The row just behind the place.
