@@ -5,15 +5,17 @@ use std::time::Instant;
 
 use serde::Serialize;
 
-use crate::arrange::{Arranger, Key, Page, Part};
+use crate::arrange::{Arranger, Part};
 use crate::column::{Spot, any_slot};
 use crate::condition::Path;
-use crate::eval::{Evaluator, Step, Tally};
+use crate::eval::{Evaluator, Tally};
 use crate::json;
+use crate::key::{Key, Page};
 use crate::leaf::Store;
 use crate::node::{Node, Spans};
 use crate::query::Query;
 use crate::space::Row;
+use crate::step::Step;
 use crate::value::{ListRef, ListSource, ValueRef};
 use crate::view::View;
 

@@ -6,25 +6,21 @@
 //! are arranged by the other criteria behind those in which it is set; so are ties.
 
 use std::borrow::Cow;
-use std::cmp::Ordering;
-use std::sync::Arc;
 
 use crate::bits::Bits;
-use crate::column::{Column, Spot};
-use crate::eval::{Step, Tally, What};
-use crate::leaf::{Leaf, Store, text_key};
-use crate::order::{Counted, Order, Place};
+use crate::eval::Tally;
+use crate::key::{Key, Page};
+use crate::leaf::text_key;
+use crate::order::Place;
 use crate::policy::{prefer_first, size};
-use crate::query::SortKey;
 use crate::rows::Rows;
-use crate::space::{Row, Spaces};
+use crate::space::Row;
+use crate::step::{Step, What};
 use crate::view::View;
+use crate::walk::{Counts, Runs, SKIP_FEW, Walk};
 
 /// So many matches or fewer are always selected.
 const SELECT_FEW: usize = size(256, 1);
-
-/// Up to this many rows are skipped one by one; beyond, by counts of blocks.
-const SKIP_FEW: usize = size(1000, 2);
 
 /// Finding all matches is never avoided when it takes less than this, in nanoseconds.
 const FILL_NS: usize = size(50_000, 1);
@@ -42,210 +38,11 @@ pub(crate) struct Part<'v> {
     pub(crate) rows: Rows<'v>,
 }
 
-/// A criterion, bound to the columns of its type.
-pub(crate) struct Key<'v> {
-    /// The type of the resources that have it.
-    space: u32,
-    /// The identifiers that lead to the far end, each with the type it leads to; none when the value is the resource's own.
-    hops: Vec<(Column<'v>, u32)>,
-    /// The type of the far end, or the same as `space`.
-    far_space: u32,
-    column: Column<'v>,
-    descending: bool,
-    text: &'v str,
-}
-
-impl<'v> Key<'v> {
-    /// `None` when no resource has a value there.
-    pub(crate) fn bind(view: &'v View, key: &'v SortKey) -> Option<Self> {
-        let mut ends = Vec::with_capacity(key.path.hops.len());
-        for hop in &key.path.hops {
-            let space = view.spaces.find_type(hop.resource_type.as_str())?;
-            ends.push((Spot::find(view.fields(space), &hop.names)?.column()?, space));
-        }
-        let space = ends.first()?.1;
-        let spaces: Vec<u32> = ends.iter().map(|end| end.1).collect();
-        let (column, far_space) = ends.pop()?;
-        let hops = ends.into_iter().zip(spaces.into_iter().skip(1)).map(|((column, _), to)| (column, to)).collect();
-        Some(Self { space, hops, far_space, column, descending: key.descending, text: &key.path.text })
-    }
-
-    /// The row at the far end, if its value is set.
-    #[inline]
-    fn far(&self, view: &View, row: u32) -> Option<u32> {
-        let mut row = row;
-        for (hop, to) in &self.hops {
-            let Store::Id(ids) = &hop.leaf.store else { return None };
-            let target = ids.get(row).filter(|target| target.space == *to && view.spaces.is_live(*target))?;
-            row = target.row;
-        }
-        self.column.leaf.is_set(row).then_some(row)
-    }
-
-    /// A number that orders the rows as the criterion does, as far as it goes; unset ones last.
-    #[inline]
-    fn number(&self, view: &View, at: Row) -> u128 {
-        let far = if at.space == self.space { self.far(view, at.row) } else { None };
-        far.map_or(u128::MAX, |far| {
-            let key = self.column.leaf.key(far, &view.spaces);
-            // No key is the greatest number, see `Leaf::key`.
-            if self.descending { u128::MAX - 1 - key } else { key }
-        })
-    }
-
-    fn compare(&self, view: &View, a: Row, b: Row) -> Ordering {
-        let far = |at: Row| if at.space == self.space { self.far(view, at.row) } else { None };
-        match (far(a), far(b)) {
-            (Some(a), Some(b)) => {
-                let order = self.column.leaf.compare(a, b, &view.spaces);
-                if self.descending { order.reverse() } else { order }
-            }
-            (a, b) => b.is_some().cmp(&a.is_some()),
-        }
-    }
-}
-
-/// The part of an order that is still wanted.
-pub(crate) struct Page {
-    skip: usize,
-    take: usize,
-    pub(crate) rows: Vec<Row>,
-}
-
-impl Page {
-    pub(crate) fn new(skip: usize, take: usize) -> Self {
-        Self { skip, take, rows: Vec::with_capacity(take.min(1024)) }
-    }
-
-    #[inline]
-    fn push(&mut self, row: Row) {
-        if self.skip > 0 {
-            self.skip -= 1;
-        } else if self.take > 0 {
-            self.take -= 1;
-            self.rows.push(row);
-        }
-    }
-
-    fn is_full(&self) -> bool {
-        self.take == 0
-    }
-}
-
 pub(crate) struct Arranger<'v, 't> {
     pub(crate) view: &'v View,
     pub(crate) tally: &'t Tally<'v>,
     /// Says which filter the matches come from, for remembering counts.
     pub(crate) filter_key: u64,
-}
-
-/// Matches on their way through an index.
-struct Walk<'a> {
-    space: u32,
-    /// `None`: every row of the index.
-    set: Option<Cow<'a, Bits>>,
-    order: &'a Order,
-}
-
-impl Walk<'_> {
-    #[inline]
-    fn is_match(&self, row: u32) -> bool {
-        self.set.as_ref().is_none_or(|set| set.contains(row))
-    }
-}
-
-/// How many of the rows of an index are in a set, or that all are.
-enum Counts {
-    Every,
-    Some(Arc<Counted>),
-}
-
-impl Counts {
-    fn total(&self, order: &Order) -> usize {
-        match self {
-            Self::Every => order.len(),
-            Self::Some(counted) => order.matches(counted),
-        }
-    }
-
-    fn before(&self, order: &Order, place: Place) -> usize {
-        match self {
-            Self::Every => order.rank(place),
-            Self::Some(counted) => order.matches_before(counted, place),
-        }
-    }
-
-    fn select(&self, order: &Order, rank: usize) -> Place {
-        match self {
-            Self::Every => order.select(rank),
-            Self::Some(counted) => order.select_match(counted, rank),
-        }
-    }
-}
-
-/// Matches in an index, by runs of equal values.
-struct Runs<'a> {
-    leaf: &'a Leaf,
-    spaces: &'a Spaces,
-    walk: &'a Walk<'a>,
-    descending: bool,
-}
-
-impl Runs<'_> {
-    /// The place before the run that a row is in.
-    fn first_of(&self, row: u32) -> Place {
-        self.walk.order.place(|other| self.leaf.compare(other, row, self.spaces).is_lt())
-    }
-
-    /// The place behind it.
-    fn last_of(&self, row: u32) -> Place {
-        self.walk.order.place(|other| self.leaf.compare(other, row, self.spaces).is_le())
-    }
-
-    /// Where to walk from: the beginning of the run that the first wanted match is in; all runs before it are skipped.
-    /// `None` when the page begins behind all matches.
-    fn begin(&self, counts: Option<&Counts>, page: &mut Page) -> Option<Place> {
-        let order = self.walk.order;
-        let Some(counts) = counts else {
-            return Some(if self.descending { order.end() } else { Place { block: 0, at: 0 } });
-        };
-        let total = counts.total(order);
-        if total <= page.skip {
-            page.skip -= total;
-            return None;
-        }
-        let rank = if self.descending { total - 1 - page.skip } else { page.skip };
-        let row = order.at(counts.select(order, rank))?;
-        let (from, skipped) = if self.descending {
-            let from = self.last_of(row);
-            (from, total - counts.before(order, from))
-        } else {
-            let from = self.first_of(row);
-            (from, counts.before(order, from))
-        };
-        page.skip -= skipped;
-        Some(from)
-    }
-
-    /// Puts the matches of the run that a row is in on the page, in the order of the index; the place before the run.
-    fn push_run(&self, row: u32, counts: Option<&Counts>, page: &mut Page) -> Place {
-        let order = self.walk.order;
-        let (first, last) = (self.first_of(row), self.last_of(row));
-        let mut start = first;
-        if let Some(counts) = counts.filter(|_| page.skip > SKIP_FEW) {
-            let before = counts.before(order, first);
-            let skip = page.skip.min(counts.before(order, last) - before);
-            page.skip -= skip;
-            start = counts.select(order, before + skip);
-        }
-        for row in order.rows(start, last.max(start)).filter(|&row| self.walk.is_match(row)) {
-            page.push(Row { space: self.walk.space, row });
-            if page.is_full() {
-                break;
-            }
-        }
-        first
-    }
 }
 
 impl<'v> Arranger<'v, '_> {

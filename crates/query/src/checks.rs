@@ -310,3 +310,15 @@ fn an_explanation_is_a_tree_of_what_was_done() {
     assert_eq!((explain["items"].as_u64(), explain["cost"]["rows_matched"].as_u64()), (Some(5), Some(5)));
     assert!(view.memory().bytes() > 0);
 }
+
+#[test]
+fn a_view_can_be_shared_between_threads() {
+    fn shared<T: Send + Sync>(_: &T) {}
+    let view = View::new(Registry::new());
+    shared(&view);
+    let query = compile(&spec(of_type("Tag"))).unwrap();
+    shared(&query);
+    std::thread::scope(|threads| {
+        (0..4).for_each(|_| drop(threads.spawn(|| assert_eq!(view.query(&query).len(), 0))));
+    });
+}

@@ -3,8 +3,9 @@
 use serde::Serialize;
 
 use crate::answer::Cost;
-use crate::eval::{How, Step, Tally, What};
+use crate::eval::Tally;
 use crate::query::Query;
+use crate::step::{How, Step, What};
 use crate::view::View;
 
 /// How a query was answered.

@@ -42,11 +42,12 @@
 //! 4. Values are read from the columns while the answer is written, without copies in between.
 //!
 //! # Deliberately absent
-//! No I/O, no locks held by the caller's side, no statistics kept beside the indexes, no cache of answers: the same query
-//! costs the same again, whatever was asked before.
+//! No I/O. No lock around the view: its owner has one. No statistics kept beside the indexes. No cache of answers: what is
+//! remembered, counts of matches per block, is checked against the state before it is used.
 
 mod answer;
 mod arrange;
+mod bind;
 mod bits;
 #[cfg(test)]
 mod checks;
@@ -57,8 +58,10 @@ mod eval;
 mod explain;
 mod fold;
 mod grams;
+mod ids;
 mod instants;
 mod json;
+mod key;
 mod leaf;
 mod matching;
 mod memory;
@@ -69,14 +72,18 @@ mod oracle;
 mod order;
 mod policy;
 mod postings;
+mod promote;
 mod query;
 mod rows;
+mod shorthand;
 mod space;
 mod spec;
+mod step;
 mod text;
 mod text_test;
 mod value;
 mod view;
+mod walk;
 
 pub use answer::{Answer, Cost, Item};
 pub use explain::{Explain, ExplainFilter, ExplainType};

@@ -430,7 +430,7 @@ impl View {
     }
 }
 
-fn parent_ids<'v>(fields: &'v [Field], name: &Name) -> Option<&'v crate::leaf::Ids> {
+fn parent_ids<'v>(fields: &'v [Field], name: &Name) -> Option<&'v crate::ids::Ids> {
     match &fields.iter().find(|f| f.name == *name)?.node {
         Node::Leaf(leaf) => match &leaf.store {
             Store::Id(ids) => Some(ids),
