@@ -114,7 +114,7 @@ fn begin(server: &Arc<Server>, peer: &Peer, planned: Option<Planned>, started: I
     if waits {
         place = server.parked.take(1);
     }
-    let context = Context { site: server.site.clone(), caller: caller.clone(), operation_id: id.clone(), basic: None };
+    let context = Context { site: server.site.clone(), caller: caller.clone(), operation_id: id.clone() };
     let reply = if place.is_none() {
         failed(busy())
     } else {

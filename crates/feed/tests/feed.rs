@@ -53,7 +53,6 @@ impl House {
             site: self.site.clone(),
             caller: Caller::Server("test"),
             operation_id: "test".into(),
-            basic: None,
         };
         let data = Data::from_json(input.to_string().as_bytes()).unwrap();
         let answer = entry.call(context, data, Encoding::Plain, false).await?;

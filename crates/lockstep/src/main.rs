@@ -44,6 +44,9 @@ enum Command {
 }
 
 fn main() -> ExitCode {
+    // The allocator would ask for huge pages, and every parked reader's buffers would take whole ones: twice the memory. A kernel
+    // that has no such switch has no huge pages to switch off.
+    let _ = rustix::thread::disable_transparent_huge_pages(true);
     // One crypto provider for everything that speaks TLS; fails only when one is installed already.
     let _ = rustls::crypto::ring::default_provider().install_default();
     let cli = Cli::parse();

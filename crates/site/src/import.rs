@@ -1,12 +1,16 @@
 //! Import: many resources at once, as a stream of NDJSON.
 //!
 //! Lines `{"type": …, "id": …, "properties": {…}}` are gathered into batches. A batch is committed whole or not at all, and batches
-//! are committed in the order of the stream: after an error all lines before the failed batch are in, none behind it. While one
-//! batch is being committed the next is being parsed on another thread; the stream is read no faster than that.
+//! are committed in the order of the stream: after an error all lines before the failed batch are in. A line that cannot be stored
+//! stops the stream there: nothing behind its batch goes in.
+//!
+//! Three batches are under way at a time: one goes into the view, the next into the journal, the one behind is being parsed. The
+//! stream is read no faster than that. What is planned before the view has the batch in front is guarded as ever, by the
+//! journal's preconditions: where the two touch the same resource, the later one is refused and planned again.
 
 use std::borrow::Cow;
-use std::collections::HashMap;
 use std::collections::hash_map::Entry;
+use std::collections::{HashMap, VecDeque};
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -15,11 +19,12 @@ use lockstep_journal::{Batch, Change, CommitError, Expect};
 use lockstep_model::{Document, Position, Registry, ResourceId, TypeDef, builtin};
 use serde::Deserialize;
 use serde_json::value::RawValue;
+use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
 use crate::Site;
 use crate::caller::Caller;
-use crate::inventory::{ParentCache, WriteError, change_to, commit_error};
+use crate::inventory::{ParentCache, WriteError, change_to, commit_error, nearest_parent};
 
 /// Lines of a batch unless the caller wants fewer.
 pub const BATCH_LINES_DEFAULT: usize = 1000;
@@ -106,16 +111,33 @@ pub struct Importer {
     /// The beginning of a line whose end has not come yet.
     partial: Vec<u8>,
     gathering: Lines,
-    committing: Option<JoinHandle<Result<Report, Error>>>,
+    /// The batches under way, the oldest first.
+    committing: VecDeque<JoinHandle<Result<Report, Error>>>,
+    /// What the newest of them will say once it has been handed to the journal.
+    handed_over: Option<oneshot::Receiver<Pending>>,
     report: Report,
 }
+
+/// Batches that are being committed at a time.
+const COMMITTING_MAX: usize = 2;
+
+/// The nearest parents of a batch's resources: what the next one needs to know before the view does.
+type Pending = HashMap<ResourceId, Option<ResourceId>>;
 
 impl Importer {
     /// An import into `site`, in the name of `caller`, who must be allowed to write.
     pub fn new(site: Arc<Site>, caller: &Caller, options: ImportOptions) -> Self {
         let options = ImportOptions { batch_lines: options.batch_lines.clamp(1, BATCH_LINES_MAX), ..options };
-        let (partial, gathering) = (Vec::new(), Lines::default());
-        Self { site, caller: caller.clone(), options, partial, gathering, committing: None, report: Report::default() }
+        Self {
+            site,
+            caller: caller.clone(),
+            options,
+            partial: Vec::new(),
+            gathering: Lines::default(),
+            committing: VecDeque::new(),
+            handed_over: None,
+            report: Report::default(),
+        }
     }
 
     /// What has been committed so far.
@@ -156,7 +178,7 @@ impl Importer {
             self.take_line(&line).await?;
         }
         self.close_batch().await?;
-        self.settle().await?;
+        self.settle(0).await?;
         Ok(self.report)
     }
 
@@ -177,7 +199,7 @@ impl Importer {
         Ok(())
     }
 
-    /// Starts parsing what was gathered, waits for the batch before, and starts to commit.
+    /// Starts parsing what was gathered, waits for a place, and starts to commit.
     async fn close_batch(&mut self) -> Result<(), Error> {
         let last = self.gathering.last;
         let lines = std::mem::replace(&mut self.gathering, Lines { last, ..Lines::default() });
@@ -186,31 +208,41 @@ impl Importer {
         let registry = self.site.view().registry().clone();
         let may_register = self.caller.check(Privilege::Models).is_ok();
         let parsing = tokio::task::spawn_blocking(move || parse(lines, registry, may_register));
-        self.settle().await?;
+        self.settle(COMMITTING_MAX - 1).await?;
         let (site, author, on_existing) = (self.site.clone(), self.caller.name(), self.options.on_existing);
-        self.committing = Some(tokio::spawn(async move {
+        let (tell, told) = oneshot::channel();
+        let in_front = self.handed_over.replace(told);
+        self.committing.push_back(tokio::spawn(async move {
             let parsed = parsing.await.map_err(|_| Error::internal())??;
-            let mut report = commit(&site, author, parsed, on_existing).await?;
+            let pending = match in_front {
+                // Gone without a word: the batch in front has failed, and says why itself.
+                Some(in_front) => in_front.await.map_err(|_| Error::internal())?,
+                None => Pending::new(),
+            };
+            let mut report = commit(&site, author, parsed, on_existing, pending, tell).await?;
             report.lines = last;
             Ok(report)
         }));
         if has_model {
-            self.settle().await?;
+            self.settle(0).await?;
         }
         Ok(())
     }
 
-    /// Waits for the batch that is being committed.
-    async fn settle(&mut self) -> Result<(), Error> {
-        let Some(committing) = self.committing.take() else { return Ok(()) };
-        let done = committing.await.map_err(|_| Error::internal())??;
-        let report = &mut self.report;
-        report.lines = done.lines;
-        report.created += done.created;
-        report.replaced += done.replaced;
-        report.unchanged += done.unchanged;
-        report.skipped += done.skipped;
-        report.position = report.position.max(done.position);
+    /// Waits for the oldest batches until no more than `left` are under way.
+    async fn settle(&mut self, left: usize) -> Result<(), Error> {
+        while self.committing.len() > left
+            && let Some(oldest) = self.committing.pop_front()
+        {
+            let done = oldest.await.map_err(|_| Error::internal())??;
+            let report = &mut self.report;
+            report.lines = done.lines;
+            report.created += done.created;
+            report.replaced += done.replaced;
+            report.unchanged += done.unchanged;
+            report.skipped += done.skipped;
+            report.position = report.position.max(done.position);
+        }
         Ok(())
     }
 }
@@ -249,6 +281,14 @@ struct Understood {
     resources: Vec<Parsed>,
     /// Where each resource stands in `resources`.
     by_id: HashMap<ResourceId, usize>,
+}
+
+impl Understood {
+    /// What the next batch needs to know of this one.
+    fn pending(&self) -> Pending {
+        let one = |one: &Parsed| (one.id.clone(), nearest_parent(&one.type_def, &one.document).cloned());
+        self.resources.iter().map(one).collect()
+    }
 }
 
 fn parse(lines: Lines, registry: Arc<Registry>, may_register: bool) -> Result<Understood, Error> {
@@ -296,14 +336,24 @@ async fn commit(
     author: Arc<str>,
     mut batch: Understood,
     on_existing: OnExisting,
+    in_front: Pending,
+    tell: oneshot::Sender<Pending>,
 ) -> Result<Report, Error> {
+    let mut tell = Some(tell);
     let mut last_conflict = None;
     for _ in 0..TRIES_MAX {
-        let (changes, report) = plan(site, &mut batch, on_existing)?;
-        if changes.is_empty() {
-            return Ok(Report { position: site.position(), ..report });
+        let pending = tell.as_ref().map(|_| batch.pending());
+        let (changes, report) = plan(site, &mut batch, on_existing, &in_front)?;
+        let committing = (!changes.is_empty())
+            .then(|| site.begin_commit(Batch { author: author.clone(), changes, relies_on: Vec::new() }));
+        if let Some((tell, pending)) = tell.take().zip(pending) {
+            // Nobody listens when this is the last batch.
+            let _ = tell.send(pending);
         }
-        match site.commit(Batch { author: author.clone(), changes, relies_on: Vec::new() }).await {
+        let Some(committing) = committing else {
+            return Ok(Report { position: site.position(), ..report });
+        };
+        match committing.await {
             Ok(position) => return Ok(Report { position, ..report }),
             Err(conflict @ CommitError::Conflict { .. }) => {
                 last_conflict = Some(conflict);
@@ -322,6 +372,7 @@ fn plan(
     site: &Site,
     batch: &mut Understood,
     on_existing: OnExisting,
+    in_front: &Pending,
 ) -> Result<(Vec<(Change, Expect)>, Report), Error> {
     let view = site.view();
     let mut report = Report::default();
@@ -329,8 +380,11 @@ fn plan(
     // Parents first, from documents that are all still there.
     let parents: Vec<_> = {
         let (resources, by_id) = (&batch.resources, &batch.by_id);
-        let in_batch = |id: &ResourceId| by_id.get(id).map(|at| (&*resources[*at].type_def, &resources[*at].document));
-        let mut cache = ParentCache::new(in_batch);
+        let not_in_view = |id: &ResourceId| match by_id.get(id) {
+            Some(at) => Some(nearest_parent(&resources[*at].type_def, &resources[*at].document).cloned()),
+            None => in_front.get(id).cloned(),
+        };
+        let mut cache = ParentCache::new(not_in_view);
         resources.iter().map(|one| cache.parents(&view, &one.type_def, &one.document)).collect()
     };
     for (one, parents) in batch.resources.iter_mut().zip(parents) {

@@ -157,20 +157,19 @@ pub(crate) fn type_def(view: &View, name: &str) -> Result<Arc<TypeDef>, WriteErr
 /// Works out parents, and remembers them by the nearest one: siblings share them.
 pub(crate) struct ParentCache<'a> {
     by_nearest: HashMap<ResourceId, Arc<[ResourceId]>>,
-    /// What the batch itself gives a resource: it is not in the view yet.
-    in_batch: InBatch<'a>,
+    not_in_view: NotInView<'a>,
 }
 
-/// Finds a resource of the batch, with its type.
-type InBatch<'a> = Box<dyn Fn(&ResourceId) -> Option<(&'a TypeDef, &'a Document)> + 'a>;
+/// The nearest parent, if it has one, of a resource that the view does not have yet or not like that.
+type NotInView<'a> = Box<dyn Fn(&ResourceId) -> Option<Option<ResourceId>> + 'a>;
 
 /// Longest way from a resource to its root; what goes on is left out. Only a cycle is as long.
 const PARENTS_MAX: usize = 64;
 
 impl<'a> ParentCache<'a> {
-    /// For a batch that holds what `in_batch` finds.
-    pub(crate) fn new(in_batch: impl Fn(&ResourceId) -> Option<(&'a TypeDef, &'a Document)> + 'a) -> Self {
-        Self { by_nearest: HashMap::new(), in_batch: Box::new(in_batch) }
+    /// With what `not_in_view` knows better than the view.
+    pub(crate) fn new(not_in_view: impl Fn(&ResourceId) -> Option<Option<ResourceId>> + 'a) -> Self {
+        Self { by_nearest: HashMap::new(), not_in_view: Box::new(not_in_view) }
     }
 
     /// The parents that a resource with this document has, the nearest first.
@@ -181,11 +180,9 @@ impl<'a> ParentCache<'a> {
         }
         let mut chain = vec![nearest.clone()];
         while let Some(last) = chain.last().filter(|_| chain.len() < PARENTS_MAX) {
-            match (self.in_batch)(last) {
-                Some((type_def, document)) => match nearest_parent(type_def, document) {
-                    Some(next) if !chain.contains(next) => chain.push(next.clone()),
-                    _ => break,
-                },
+            match (self.not_in_view)(last) {
+                Some(Some(next)) if !chain.contains(&next) => chain.push(next),
+                Some(_) => break,
                 None => {
                     let above = view.parents(last);
                     chain.extend(above);
@@ -200,7 +197,7 @@ impl<'a> ParentCache<'a> {
 }
 
 /// The first of a type's parent properties that is set.
-fn nearest_parent<'d>(type_def: &TypeDef, document: &'d Document) -> Option<&'d ResourceId> {
+pub(crate) fn nearest_parent<'d>(type_def: &TypeDef, document: &'d Document) -> Option<&'d ResourceId> {
     type_def.parent_properties().find_map(|p| match document.get(&p.name) {
         Some(Value::Id(id)) => Some(&**id),
         _ => None,

@@ -209,15 +209,22 @@ impl Site {
     /// # Errors
     /// [`CommitError`]; nothing of the batch is visible then.
     pub async fn commit(&self, batch: Batch) -> Result<Position, CommitError> {
+        self.begin_commit(batch).await
+    }
+
+    /// Hands the batch to the journal at once, before the answer is awaited: batches handed over in an order are committed in it.
+    pub(crate) fn begin_commit(&self, batch: Batch) -> impl Future<Output = Result<Position, CommitError>> + Send {
         let (send, receive) = oneshot::channel();
         let done = move |result| {
             // Nobody waits for it when the caller hung up; the commit stands all the same.
             let _ = send.send(result);
         };
         self.engine.submit(batch, Box::new(done));
-        let position = receive.await.map_err(|_| CommitError::Closed)??;
-        self.reach(position).await?;
-        Ok(position)
+        async move {
+            let position = receive.await.map_err(|_| CommitError::Closed)??;
+            self.reach(position).await?;
+            Ok(position)
+        }
     }
 
     /// Refuses further writes and finishes those under way.

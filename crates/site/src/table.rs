@@ -23,8 +23,6 @@ pub struct Context {
     pub caller: Caller,
     /// The id that ties the log lines of the call together.
     pub operation_id: Arc<str>,
-    /// The user name and password that came with the call, for the one operation that makes a session of them.
-    pub basic: Option<Basic>,
 }
 
 /// A user name and a password, as they came.

@@ -66,7 +66,7 @@ pub(super) async fn answer(
     let catch_up = query.one("catch_up")?;
     query.end()?;
     let operation_id = id.unwrap_or_else(|| "events".into());
-    let context = Context { site: server.site.clone(), caller, operation_id, basic: None };
+    let context = Context { site: server.site.clone(), caller, operation_id };
     let mut input = Vec::new();
     if !types.is_empty() {
         input.push(("resource_types".to_owned(), Data::List(types.into_iter().map(Data::String).collect())));
