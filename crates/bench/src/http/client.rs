@@ -18,6 +18,8 @@ const READ_TIMEOUT: Duration = Duration::from_secs(120);
 pub struct Client {
     stream: Stream,
     host: String,
+    tls: Option<Arc<ClientConfig>>,
+    used: Instant,
     /// Header lines of every request, e.g. the session.
     headers: String,
     request: Vec<u8>,
@@ -35,21 +37,45 @@ pub struct Upload<'a> {
     pub length: u64,
 }
 
+/// A connection that was idle for longer is not used again.
+const IDLE_MAX: Duration = Duration::from_secs(30);
+
+fn open(address: &str, tls: Option<&Arc<ClientConfig>>) -> anyhow::Result<Stream> {
+    let tcp = TcpStream::connect(address).with_context(|| format!("connect to {address}"))?;
+    tcp.set_nodelay(true)?;
+    tcp.set_read_timeout(Some(READ_TIMEOUT))?;
+    Ok(match tls {
+        None => Stream::Plain(tcp),
+        Some(config) => {
+            let name = address.rsplit_once(':').map_or(address, |(name, _)| name);
+            let name = ServerName::try_from(name.trim_matches(['[', ']']).to_owned())?;
+            Stream::Tls(Box::new(StreamOwned::new(ClientConnection::new(config.clone(), name)?, tcp)))
+        }
+    })
+}
+
 impl Client {
     /// Connects to `host:port`, by TLS when a configuration is given.
     pub fn connect(address: &str, tls: Option<&Arc<ClientConfig>>) -> anyhow::Result<Self> {
-        let tcp = TcpStream::connect(address).with_context(|| format!("connect to {address}"))?;
-        tcp.set_nodelay(true)?;
-        tcp.set_read_timeout(Some(READ_TIMEOUT))?;
-        let stream = match tls {
-            None => Stream::Plain(tcp),
-            Some(config) => {
-                let name = address.rsplit_once(':').map_or(address, |(name, _)| name);
-                let name = ServerName::try_from(name.trim_matches(['[', ']']).to_owned())?;
-                Stream::Tls(Box::new(StreamOwned::new(ClientConnection::new(config.clone(), name)?, tcp)))
-            }
-        };
-        Ok(Client { stream, host: address.to_owned(), headers: String::new(), request: Vec::new(), answer: Vec::new() })
+        Ok(Client {
+            stream: open(address, tls)?,
+            host: address.to_owned(),
+            tls: tls.cloned(),
+            used: Instant::now(),
+            headers: String::new(),
+            request: Vec::new(),
+            answer: Vec::new(),
+        })
+    }
+
+    /// Connects anew when the connection has been idle for so long that the server may have closed it: while another engine
+    /// had its turn.
+    fn refresh(&mut self) -> anyhow::Result<()> {
+        if self.used.elapsed() > IDLE_MAX {
+            self.stream = open(&self.host, self.tls.as_ref())?;
+        }
+        self.used = Instant::now();
+        Ok(())
     }
 
     /// Sends `name: value` with every request from here on.
@@ -59,12 +85,14 @@ impl Client {
 
     /// Sends a request with a JSON body, or none when `body` is empty, and waits for the whole answer.
     pub fn request(&mut self, method: &str, path: &str, body: &[u8]) -> anyhow::Result<Message<'_>> {
+        self.refresh()?;
         self.send(method, path, body)?;
         self.receive()
     }
 
     /// As [`Client::request`], with the time from the first byte sent to the last byte received.
     pub fn timed(&mut self, method: &str, path: &str, body: &[u8]) -> anyhow::Result<(Message<'_>, Duration)> {
+        self.refresh()?;
         let begin = Instant::now();
         self.send(method, path, body)?;
         let length = self.fill()?;
