@@ -49,11 +49,7 @@ impl House {
 
     async fn call(&self, service: &str, operation: &str, input: Value) -> Result<Value, Error> {
         let entry = &self.table.entries()[self.table.find(service, operation).unwrap()];
-        let context = Context {
-            site: self.site.clone(),
-            caller: Caller::Server("test"),
-            operation_id: "test".into(),
-        };
+        let context = Context { site: self.site.clone(), caller: Caller::Server("test"), operation_id: "test".into() };
         let data = Data::from_json(input.to_string().as_bytes()).unwrap();
         let answer = entry.call(context, data, Encoding::Plain, false).await?;
         let mut w = PlainJson::default();
