@@ -31,6 +31,10 @@
 //!   200 ms, and one [`HostReader::read`] spends at most two seconds on all of them.
 //! - **No secrets.** Disk addresses on the network are stripped of user, password and options.
 //!
+//! # From a reading to writes
+//! [`reconcile::plan`] compares a reading with what is stored and gives the writes that differ: the collector owns some
+//! properties of its resources, and leaves alone what people and other collectors set.
+//!
 //! # How it is laid out
 //! [`HostReader`] is the only entrance. `tree` reads files below the root, `host` is the machine (`cpu`, `memory`,
 //! `disks`, `datastores`, `nics`, `addresses`, `networks`), `qemu` the virtual machines: `process` finds them,

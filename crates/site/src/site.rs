@@ -46,9 +46,6 @@ pub enum OpenError {
     Thread(#[source] std::io::Error),
 }
 
-/// A listener for commits: called in order, once each, after the view has reached them. Must be quick.
-pub type Listener = Box<dyn Fn(&Arc<Commit>) + Send + Sync>;
-
 /// How far the site is: what long calls wait for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Progress {
@@ -71,8 +68,6 @@ pub struct Site {
     progress: watch::Sender<Progress>,
     /// Goes with the view: written while the view is locked for writing.
     deletions: Mutex<Deletions>,
-    /// Set once, before the server listens.
-    listeners: RwLock<Vec<Listener>>,
 }
 
 impl Site {
@@ -114,7 +109,6 @@ impl Site {
             view: RwLock::new(view),
             progress: watch::Sender::new(Progress { position: head, is_stopping: false }),
             deletions: Mutex::new(deletions.unwrap_or_else(|| Deletions::since(head))),
-            listeners: RwLock::new(Vec::new()),
         });
         site.clone().follow(head)?;
         Ok(site)
@@ -149,13 +143,7 @@ impl Site {
             view.apply(commit);
             self.deletions.lock().apply(commit);
         }
-        self.listeners.read().iter().for_each(|listener| listener(commit));
         self.progress.send_modify(|progress| progress.position = commit.position);
-    }
-
-    /// Has `listener` called for every commit from here on. Before the server listens.
-    pub fn listen(&self, listener: Listener) {
-        self.listeners.write().push(listener);
     }
 
     /// The state, for as long as the guard lives: keep it short, and never across an `await`.
