@@ -35,6 +35,12 @@ impl Cursor {
         self.after
     }
 
+    /// Lets the file go, and what was decoded of it: the two belong together.
+    fn leave(&mut self) {
+        self.ready.clear();
+        self.open = None;
+    }
+
     /// Commits of the segment after `after`: at least one, which must exist, and about `bytes_max` bytes.
     fn read(
         &mut self,
@@ -44,8 +50,7 @@ impl Cursor {
         bytes_max: usize,
     ) -> Result<Vec<Arc<Commit>>, JournalError> {
         if self.after != after {
-            self.ready.clear();
-            self.open = None;
+            self.leave();
         }
         let reader = match &mut self.open {
             Some((first, reader)) if *first == segment.first => {
@@ -53,6 +58,8 @@ impl Cursor {
                 reader
             }
             _ => {
+                // What was decoded before is read again from here.
+                self.ready.clear();
                 let reader = segment.reader_after(&*shared.storage, after)?;
                 &mut self.open.insert((segment.first, reader)).1
             }
@@ -96,7 +103,7 @@ impl Shared {
             let segment = match self.log.find(after, bytes_max)? {
                 Found::Recent { commits, head } => {
                     // The files are needed no more, until the reader falls behind again.
-                    cursor.open = None;
+                    cursor.leave();
                     let through = commits.last().map_or(head, |last| last.position);
                     return Ok((commits, through));
                 }
