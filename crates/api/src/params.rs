@@ -167,6 +167,7 @@ fn scalar(ty: Type, text: String) -> Data {
         | Type::String
         | Type::Secret
         | Type::DateTime
+        | Type::Binary
         | Type::Opaque
         | Type::Void
         | Type::List(_)

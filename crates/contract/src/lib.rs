@@ -9,11 +9,13 @@
 //!
 //! This crate knows nothing of HTTP beyond the names of methods and the numbers of statuses.
 
+pub mod counters;
 mod data;
 pub mod declare;
 mod error;
 pub mod openapi;
 mod operation;
+pub mod points;
 pub mod services;
 mod types;
 pub mod wire;
@@ -24,5 +26,5 @@ pub use data::{DEPTH_MAX, Data, Encoding, VALUES_MAX, typed};
 pub use error::{Error, ErrorData, ErrorKind, Message};
 pub use operation::{Declared, Login, Method, Operation, Privilege, Rest};
 pub use types::{EnumDef, FieldDef, StructDef, Type, UnionDef};
-pub use wire::{DateTime, Fault, Map, Opaque, Place, Secret, Wire};
+pub use wire::{Binary, DateTime, Fault, Map, Opaque, Place, Secret, Wire};
 pub use writer::{PlainJson, TypedJson, Writer, write_double, write_string};

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde_json::{Map, Value, json};
 
-use crate::{ErrorKind, Login, Operation, Privilege, StructDef, Type, UnionDef};
+use crate::{ErrorKind, FieldDef, Login, Operation, Privilege, StructDef, Type, UnionDef};
 
 /// The document for these operations, as served under `/api`.
 pub fn document<'a>(operations: impl IntoIterator<Item = &'a Operation>, version: &str) -> Value {
@@ -45,7 +45,19 @@ fn describe(operation: &Operation, schemas: &mut BTreeMap<String, Value>) -> Val
     let mut parameters = Vec::new();
     let mut members = Map::new();
     let mut required = Vec::new();
+    for (name, path) in rest.query {
+        // A parameter that stands for a field further down: its holder is not a parameter then.
+        if let Some(field) = field_at(input, path) {
+            parameters.push(json!({
+                "name": name, "in": "query", "required": false,
+                "description": field.doc.trim(), "schema": schema((field.ty)(), schemas),
+            }));
+        }
+    }
     for field in input.fields {
+        if rest.query.iter().any(|(_, path)| path.split('.').next() == Some(field.name)) {
+            continue;
+        }
         let ty = (field.ty)();
         let place = if in_path.contains(&field.name) {
             "path"
@@ -111,6 +123,21 @@ fn describe(operation: &Operation, schemas: &mut BTreeMap<String, Value>) -> Val
     doc
 }
 
+/// The field that a dotted path names.
+fn field_at(def: &StructDef, path: &str) -> Option<&'static FieldDef> {
+    let (first, rest) = path.split_once('.').map_or((path, None), |(first, rest)| (first, Some(rest)));
+    let field = def.fields.iter().find(|field| field.name == first)?;
+    let mut ty = (field.ty)();
+    if let Type::Optional(inner) = ty {
+        ty = inner();
+    }
+    match (rest, ty) {
+        (None, _) => Some(field),
+        (Some(rest), Type::Struct(def)) => field_at(def, rest),
+        (Some(_), _) => None,
+    }
+}
+
 /// A doc comment as text: lines joined, the blank after `///` taken off.
 fn tidy(doc: &str) -> String {
     doc.lines().map(|line| line.strip_prefix(' ').unwrap_or(line)).collect::<Vec<_>>().join("\n").trim().to_owned()
@@ -130,6 +157,7 @@ fn schema(ty: Type, schemas: &mut BTreeMap<String, Value>) -> Value {
         Type::String => json!({ "type": "string" }),
         Type::Secret => json!({ "type": "string", "format": "password" }),
         Type::DateTime => json!({ "type": "string", "format": "date-time" }),
+        Type::Binary => json!({ "type": "string", "contentEncoding": "base64" }),
         Type::Opaque => json!({}),
         Type::Void => json!({ "type": "null" }),
         Type::Optional(inner) => schema(inner(), schemas),

@@ -17,6 +17,8 @@ pub enum Privilege {
     Models,
     /// Manage accounts.
     Accounts,
+    /// Be a provider of samples.
+    Sample,
 }
 
 /// An HTTP method of an operation.

@@ -15,6 +15,8 @@ pub enum Type {
     Secret,
     /// An instant as text.
     DateTime,
+    /// Bytes.
+    Binary,
     /// Any value.
     Opaque,
     /// No value.

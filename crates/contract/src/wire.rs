@@ -2,6 +2,9 @@
 
 use std::fmt;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+
 use crate::types::Type;
 use crate::{Data, Encoding, Writer};
 
@@ -206,6 +209,37 @@ scalar!(Secret, Type::Secret, "a secret", |v, w| w.secret(&v.0), Data::String(v)
 pub struct DateTime(pub String);
 
 scalar!(DateTime, Type::DateTime, "a date_time", |v, w| w.string(&v.0), Data::String(v) => DateTime(v); |t| Some(DateTime(t.trim().to_owned())));
+
+/// Bytes: base64 in JSON and XML.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Binary(pub Vec<u8>);
+
+impl fmt::Debug for Binary {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Binary({} bytes)", self.0.len())
+    }
+}
+
+impl Wire for Binary {
+    fn ty() -> Type {
+        Type::Binary
+    }
+
+    fn decode(data: Data, at: &Place<'_>) -> Result<Self, Fault> {
+        let text = match data {
+            Data::Binary(text) => text,
+            Data::String(text) if at.encoding != Encoding::Typed => text,
+            other => return Err(at.expected("a binary", &other)),
+        };
+        let bytes =
+            STANDARD.decode(text.trim()).map_err(|e| at.invalid("lockstep.input.binary", format!("no base64: {e}")))?;
+        Ok(Self(bytes))
+    }
+
+    fn encode(&self, w: &mut dyn Writer) {
+        w.binary(&self.0);
+    }
+}
 
 /// Any value.
 #[derive(Debug, Clone, PartialEq)]

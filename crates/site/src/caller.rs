@@ -60,6 +60,8 @@ fn grants(role: Role, privilege: Privilege) -> bool {
         (Role::Operator | Role::ReadOnly | Role::Agent | Role::Link, Privilege::Read) => true,
         (Role::Operator | Role::Agent, Privilege::Write) => true,
         (Role::ReadOnly | Role::Link, Privilege::Write) => false,
+        (Role::Agent, Privilege::Sample) => true,
+        (Role::Operator | Role::ReadOnly | Role::Link, Privilege::Sample) => false,
         (Role::Operator | Role::ReadOnly | Role::Agent | Role::Link, Privilege::Models | Privilege::Accounts) => false,
     }
 }

@@ -28,6 +28,8 @@ structure! {
         role: Role,
         /// For people.
         description: Option<String>,
+        /// Whether the account has an access token.
+        has_token: bool,
     }
 }
 
@@ -41,6 +43,18 @@ structure! {
         /// The password; unset: unchanged. A new account needs one.
         password: Option<Secret>,
         /// For people.
+        description: Option<String>,
+    }
+}
+
+structure! {
+    /// The parameters of `issue_token`.
+    pub struct IssueTokenInput = "operation-input" {
+        /// The user's name. An account that does not exist is made, without a password.
+        user: String,
+        /// What the account may do; an account that exists must have this role.
+        role: Role,
+        /// For people; unset: unchanged.
         description: Option<String>,
     }
 }
@@ -75,4 +89,14 @@ operation! {
     errors: [NotAllowedInCurrentState, NotFound, Unauthenticated, Unauthorized],
     privilege: Accounts,
     rest: Rest::new(Method::Delete, "/lockstep/accounts/{user}", 204),
+}
+
+operation! {
+    /// Gives an account an access token for programs, in place of the one it may have, and answers it this once.
+    ///
+    /// It is sent as `Authorization: Bearer TOKEN`, does not expire, and ends with the account or with the next token.
+    pub IssueToken = "lockstep.accounts"."issue_token"(IssueTokenInput) -> Secret,
+    errors: [InvalidArgument, NotAllowedInCurrentState, Unauthenticated, Unauthorized],
+    privilege: Accounts,
+    rest: Rest::new(Method::Post, "/lockstep/accounts/{user}", 201).action("issue-token"),
 }

@@ -8,6 +8,7 @@ pub mod resource_model;
 pub mod resources;
 pub mod session;
 pub mod site;
+pub mod stats;
 
 use crate::structure;
 
