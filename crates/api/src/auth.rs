@@ -23,7 +23,7 @@ pub(crate) const SESSION: HeaderName = HeaderName::from_static("vmware-api-sessi
 /// What a request shows to say who asks.
 #[derive(Default)]
 pub(crate) struct Credentials {
-    /// Tokens of sessions, in the order in which they are tried.
+    /// Tokens of sessions and access tokens, in the order in which they are tried.
     pub tokens: Vec<String>,
     /// A user name and a password.
     pub basic: Option<Basic>,
@@ -45,6 +45,7 @@ impl Credentials {
         } else {
             credentials.tokens.extend(cookie.into_iter().chain(header));
         }
+        credentials.tokens.extend(bearer(headers));
         credentials
     }
 
@@ -61,7 +62,8 @@ impl Credentials {
         }
         // A session is begun with a password, whatever else comes with the request.
         let begins = operation.is_some_and(|operation| operation.login == Some(Login::Begins));
-        if !begins && let Some(user) = self.tokens.iter().find_map(|token| site.sessions.find(token)) {
+        let find = |token: &String| site.sessions.find(token).or_else(|| site.find_token(token));
+        if !begins && let Some(user) = self.tokens.iter().find_map(find) {
             return Ok(Caller::User(user));
         }
         match self.basic {
@@ -81,13 +83,21 @@ fn session_cookie(headers: &HeaderMap) -> Option<String> {
     tokens.find(|token| !token.is_empty()).map(str::to_owned)
 }
 
+/// What follows the scheme in `Authorization`.
+fn authorization<'h>(headers: &'h HeaderMap, wanted: &str) -> Option<&'h str> {
+    let (scheme, rest) = headers.get(AUTHORIZATION)?.to_str().ok()?.split_once(' ')?;
+    scheme.eq_ignore_ascii_case(wanted).then(|| rest.trim())
+}
+
+/// The token of `Authorization: Bearer`. No browser sends one by itself.
+fn bearer(headers: &HeaderMap) -> Option<String> {
+    authorization(headers, "bearer").map(str::to_owned)
+}
+
 /// User name and password of `Authorization: Basic`: UTF-8, and only the first colon separates.
 fn basic(headers: &HeaderMap) -> Option<Basic> {
-    let (scheme, encoded) = headers.get(AUTHORIZATION)?.to_str().ok()?.split_once(' ')?;
-    if !scheme.eq_ignore_ascii_case("basic") {
-        return None;
-    }
-    let text = String::from_utf8(STANDARD.decode(encoded.trim()).ok()?).ok()?;
+    let encoded = authorization(headers, "basic")?;
+    let text = String::from_utf8(STANDARD.decode(encoded).ok()?).ok()?;
     let (user, password) = text.split_once(':')?;
     Some(Basic { user: user.to_owned(), password: Secret(password.to_owned()) })
 }
@@ -127,6 +137,13 @@ mod tests {
         assert_eq!(tokens(&[("cookie", "a=b"), ("cookie", "vmware-api-session-id=\"c2\"")]), ["c2"]);
         assert_eq!(tokens(&[("cookie", "vmware-api-session-id=; x=vmware-api-session-id")]), [""; 0]);
         assert!(read(Method::POST, &[cookie], false).tokens.is_empty());
+    }
+
+    #[test]
+    fn a_bearer_token_counts_from_anywhere() {
+        let bearer = ("authorization", "Bearer agent.abc");
+        assert_eq!(read(Method::POST, &[bearer], true).tokens, ["agent.abc"]);
+        assert_eq!(read(Method::POST, &[bearer, ("origin", "https://evil")], true).tokens, ["agent.abc"]);
     }
 
     #[test]

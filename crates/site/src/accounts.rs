@@ -2,16 +2,21 @@
 //!
 //! An account is a resource of type `Account` with an argon2 hash that no read shows. Checking a password is slow on purpose, so it
 //! runs on a blocking thread, a few at a time, and failed logins of one user or one address slow down the next.
+//!
+//! Programs that run for ever log in by an access token instead: 32 random bytes, which nobody can guess, so that a plain hash of it
+//! is kept and checking it costs nothing.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use argon2::{Argon2, PasswordHash, PasswordHasher, PasswordVerifier};
-use lockstep_contract::services::accounts::{Account, Role, SetInput};
+use lockstep_contract::Secret;
+use lockstep_contract::services::accounts::{Account, IssueTokenInput, Role, SetInput};
 use lockstep_contract::{Error, ErrorKind};
 use lockstep_model::{Document, ResourceId, Value, builtin};
 use parking_lot::Mutex;
+use subtle::ConstantTimeEq as _;
 use tokio::sync::Semaphore;
 
 use crate::Site;
@@ -105,6 +110,25 @@ fn account_id(user: &str) -> ResourceId {
     ResourceId::new(builtin::ACCOUNT, user.to_lowercase())
 }
 
+fn invalid(field: &str, message: &str) -> Error {
+    Error::invalid_argument("lockstep.accounts.invalid", field, message)
+}
+
+/// The name of an account as it is stored.
+fn checked_name(user: &str) -> Result<String, Error> {
+    let name = user.to_lowercase();
+    let fits = |c: char| c.is_alphanumeric() || matches!(c, '@' | '.' | '-' | '_' | '+' | '\\' | '/');
+    if name.is_empty() || name.len() > 200 || !name.chars().all(fits) {
+        return Err(invalid("user", "1 to 200 letters, digits and @ . - _ + \\ /"));
+    }
+    Ok(name)
+}
+
+/// What is kept of an access token.
+fn token_hash(token: &str) -> String {
+    fingerprint(&[token]).iter().map(|b| format!("{b:02x}")).collect()
+}
+
 fn unavailable() -> Error {
     Error::new(
         ErrorKind::ServiceUnavailable,
@@ -164,6 +188,45 @@ impl Site {
         }
     }
 
+    /// The user whose access token this is.
+    pub fn find_token(&self, token: &str) -> Option<User> {
+        let (name, _) = token.rsplit_once('.')?;
+        let account = self.view().get(&account_id(name))?.document;
+        let text = |path: &str| account.get(path).and_then(Value::as_str);
+        let is_right = text("token_hash")?.as_bytes().ct_eq(token_hash(token).as_bytes());
+        let role = text("role").filter(|_| is_right.into()).and_then(Role::from_name)?;
+        Some(User { name: name.to_lowercase().into(), role, session: None })
+    }
+
+    /// Gives an account an access token in place of the one it may have; makes the account when there is none.
+    ///
+    /// # Errors
+    /// `invalid_argument` for a name that cannot be or another role than the account has.
+    pub async fn issue_token(&self, caller: &Caller, input: IssueTokenInput) -> Result<Secret, Error> {
+        let name = checked_name(&input.user)?;
+        let mut bytes = [0u8; 32];
+        getrandom::fill(&mut bytes).map_err(|error| {
+            tracing::error!(%error, "no random numbers for a token");
+            Error::internal()
+        })?;
+        let random: String = bytes.iter().map(|b| format!("{b:02x}")).collect();
+        let token = format!("{name}.{random}");
+        let old = self.view().get(&account_id(&name));
+        let mut document = old.map(|old| old.document).unwrap_or_default();
+        let role = document.get("role").and_then(Value::as_str).unwrap_or(input.role.name());
+        if role != input.role.name() {
+            return Err(invalid("role", &format!("the account {name} has the role {role}")));
+        }
+        document.set("name", Some(Value::from(&*name)));
+        document.set("role", Some(Value::from(input.role.name())));
+        document.set("token_hash", Some(Value::from(&*token_hash(&token))));
+        if let Some(description) = input.description.filter(|d| !d.is_empty()) {
+            document.set("description", Some(Value::from(&*description)));
+        }
+        self.write_document(caller.name(), account_id(&name), document, None).await.map_err(WriteError::into_error)?;
+        Ok(Secret(token))
+    }
+
     /// All accounts, in the order of their names.
     pub fn accounts(&self) -> Vec<Account> {
         let view = self.view();
@@ -175,6 +238,7 @@ impl Site {
                     user: text("name")?,
                     role: Role::from_name(&text("role")?)?,
                     description: text("description"),
+                    has_token: text("token_hash").is_some(),
                 })
             })
             .collect()
@@ -185,13 +249,9 @@ impl Site {
     /// # Errors
     /// `invalid_argument` for a name or password that cannot be, `not_allowed_in_current_state` when no administrator would be left.
     pub async fn set_account(&self, caller: &Caller, input: SetInput) -> Result<(), Error> {
-        let name = input.user.to_lowercase();
-        let invalid = |field: &str, message: &str| Error::invalid_argument("lockstep.accounts.invalid", field, message);
-        let fits = |c: char| c.is_alphanumeric() || matches!(c, '@' | '.' | '-' | '_' | '+' | '\\' | '/');
-        if name.is_empty() || name.len() > 200 || !name.chars().all(fits) {
-            return Err(invalid("user", "1 to 200 letters, digits and @ . - _ + \\ /"));
-        }
-        let old = self.view().get(&account_id(&name));
+        let name = checked_name(&input.user)?;
+        let old = self.view().get(&account_id(&name)).map(|old| old.document);
+        let kept = |path: &str| old.as_ref().and_then(|old| old.get(path).cloned());
         let password_hash = match input.password {
             Some(password) if password.0.len() < 8 || password.0.len() > CREDENTIAL_BYTES_MAX => {
                 return Err(invalid("password", "8 to 1024 bytes"));
@@ -199,12 +259,10 @@ impl Site {
             Some(password) => {
                 let _turn = self.logins.checks.acquire().await.map_err(|_| unavailable())?;
                 let hashed = tokio::task::spawn_blocking(move || hash(&password.0)).await;
-                Value::from(&*hashed.map_err(|_| Error::internal())??)
+                Some(Value::from(&*hashed.map_err(|_| Error::internal())??))
             }
-            None => old
-                .as_ref()
-                .and_then(|old| old.document.get("password_hash").cloned())
-                .ok_or_else(|| invalid("password", "a new account needs one"))?,
+            None if old.is_none() => return Err(invalid("password", "a new account needs one")),
+            None => kept("password_hash"),
         };
         if input.role != Role::Administrator {
             self.demand_another_administrator(&name)?;
@@ -212,7 +270,8 @@ impl Site {
         let mut document = Document::default();
         document.set("name", Some(Value::from(&*name)));
         document.set("role", Some(Value::from(input.role.name())));
-        document.set("password_hash", Some(password_hash));
+        document.set("password_hash", password_hash);
+        document.set("token_hash", kept("token_hash"));
         document.set("description", input.description.filter(|d| !d.is_empty()).map(|d| Value::from(&*d)));
         self.write_document(caller.name(), account_id(&name), document, None).await.map_err(WriteError::into_error)?;
         self.end_sessions(&name);

@@ -27,6 +27,7 @@ pub(super) fn models() -> Vec<ResourceModel> {
                 string("name").secret(),
                 string("role").secret(),
                 string("password_hash").secret(),
+                string("token_hash").secret(),
                 string("description").secret(),
             ],
         ),

@@ -22,6 +22,7 @@ pub fn register(table: &mut Table) {
     query::register(table);
     table.register(accounts::List, async |context, _| Ok(context.site.accounts()));
     table.register(accounts::Set, async |context, input| context.site.set_account(&context.caller, input).await);
+    table.register(accounts::IssueToken, async |context, input| context.site.issue_token(&context.caller, input).await);
     table.register(accounts::Delete, async |context, input| {
         context.site.delete_account(&context.caller, &input.user).await
     });
