@@ -123,7 +123,7 @@ fn id_args(id: &ResourceId) -> Vec<String> {
 }
 
 /// The error of the contract for a batch that the journal refused for its own reasons.
-pub(crate) fn commit_error(error: &CommitError) -> Error {
+pub fn commit_error(error: &CommitError) -> Error {
     let text = error.to_string();
     match error {
         CommitError::Conflict { id, .. } => {
@@ -266,8 +266,24 @@ impl Site {
         self.write_document(author, id, document, expected).await
     }
 
-    /// As [`Site::replace_resource`], with a document that fits its type.
-    pub(crate) async fn write_document(
+    /// As [`Site::create_resource`], with a document that fits its type: for services that write resources of their own.
+    ///
+    /// # Errors
+    /// [`WriteError`].
+    pub async fn create_document(
+        &self,
+        author: Arc<str>,
+        id: ResourceId,
+        document: &Document,
+    ) -> Result<Written, WriteError> {
+        self.write(author, &id, &Want::Create(document), None).await
+    }
+
+    /// As [`Site::replace_resource`], with a document that fits its type: for services that write resources of their own.
+    ///
+    /// # Errors
+    /// [`WriteError`].
+    pub async fn write_document(
         &self,
         author: Arc<str>,
         id: ResourceId,

@@ -25,6 +25,6 @@ mod site;
 pub mod table;
 pub mod token;
 
-pub use inventory::{WriteError, Written};
+pub use inventory::{WriteError, Written, commit_error};
 pub use operations::{filter_spec, register};
 pub use site::{Config, OpenError, Progress, Site};

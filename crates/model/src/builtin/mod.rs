@@ -2,15 +2,17 @@
 
 mod inventory;
 mod own;
+mod stats;
 
 use std::sync::LazyLock;
 
 use crate::{Kind, Property, ResourceModel};
 
 pub use own::{ACCOUNT, RESOURCE_MODEL};
+pub use stats::{ACQ_SPEC, RESOURCE_ADDRESS, STATS_PROVIDER};
 
 static MODELS: LazyLock<Vec<ResourceModel>> =
-    LazyLock::new(|| inventory::models().into_iter().chain(own::models()).collect());
+    LazyLock::new(|| inventory::models().into_iter().chain(own::models()).chain(stats::models()).collect());
 
 /// All built-in models.
 pub fn models() -> Vec<ResourceModel> {
@@ -25,6 +27,18 @@ pub fn is_builtin(model: &str) -> bool {
 /// Whether a type of that name has a built-in model.
 pub fn is_builtin_type(resource_type: &str) -> bool {
     MODELS.iter().any(|m| m.resource_type.as_str() == resource_type)
+}
+
+/// The service that alone writes the resources of a type, since it has rules of its own for them.
+pub fn writing_service(resource_type: &str) -> Option<&'static str> {
+    match resource_type {
+        ACCOUNT => Some("lockstep.accounts"),
+        RESOURCE_MODEL => Some("lockstep.models"),
+        ACQ_SPEC => Some("com.vmware.vstats.acq_specs"),
+        STATS_PROVIDER => Some("lockstep.stats.providers"),
+        RESOURCE_ADDRESS => Some("lockstep.stats.points"),
+        _ => None,
+    }
 }
 
 /// A model whose name is its type's.

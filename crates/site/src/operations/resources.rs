@@ -40,13 +40,12 @@ pub(super) fn register(table: &mut Table) {
 
 /// The id, unless its type is written by a service of its own that has rules and privileges of its own.
 fn writable(resource_type: String, id: String) -> Result<ResourceId, Error> {
-    match &*resource_type {
-        builtin::ACCOUNT | builtin::RESOURCE_MODEL => {
-            let service = if resource_type == builtin::ACCOUNT { "lockstep.accounts" } else { "lockstep.models" };
+    match builtin::writing_service(&resource_type) {
+        Some(service) => {
             let message = format!("resources of type {resource_type} are written by the service {service}");
             Err(Error::invalid_argument("lockstep.resources.service", "type", &message))
         }
-        _ => Ok(ResourceId::new(&*resource_type, id)),
+        None => Ok(ResourceId::new(&*resource_type, id)),
     }
 }
 

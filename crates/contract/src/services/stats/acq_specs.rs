@@ -90,7 +90,7 @@ structure! {
 structure! {
     /// A page of the list.
     pub struct ListResult = "com.vmware.vstats.acq_specs.list_result" {
-        /// The specifications, in the order of their ids as numbers.
+        /// The specifications, by id.
         acq_specs: Vec<Info>,
         /// Names the next page; unset: there is none.
         next: Option<String>,
