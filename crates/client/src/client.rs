@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::{HeaderMap, StatusCode};
+use lockstep_contract::services::stats::cache;
 use lockstep_contract::services::{NoInput, session};
 use lockstep_contract::{Data, Declared, Encoding, Operation, Place, Secret, Wire};
 use tokio::sync::Mutex;
@@ -77,6 +78,8 @@ pub struct Answer<T> {
     pub position: Option<u64>,
     /// What it cost: `Lockstep-Cost`.
     pub cost: Option<String>,
+    /// The epoch up to which it tells all: `Lockstep-End-Epoch`.
+    pub end_epoch: Option<i64>,
 }
 
 impl Client {
@@ -153,6 +156,7 @@ impl Client {
             sequence: text_header(&headers, "lockstep-sequence"),
             position: text_header(&headers, "lockstep-position").and_then(|text| text.parse().ok()),
             cost: text_header(&headers, "lockstep-cost"),
+            end_epoch: text_header(&headers, cache::END_EPOCH_HEADER).and_then(|text| text.parse().ok()),
         })
     }
 

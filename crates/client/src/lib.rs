@@ -9,6 +9,10 @@
 //! again when the site answers that the session is gone; calls that meet this at the same time share one login. A token that
 //! was given instead of a password is used as it is.
 //!
+//! # Following acquisition specifications
+//! [`SpecCache`] is a copy of a site's acquisition specifications that [`SpecCache::sync`] brings up to date by what has changed
+//! since; it can be kept in a file.
+//!
 //! # Trust
 //! [`Trust`] says which certificate the site may show. A site's own certificate, self-signed as it is at first, is its own
 //! anchor when it is given as a root: compared byte by byte, with its name checked and its dates not. One that is refused is told with its SHA-256 thumbprint
@@ -26,6 +30,7 @@ mod events;
 mod export;
 mod import;
 mod request;
+mod spec_cache;
 mod tls;
 
 pub use client::{Answer, Client, Config, Login};
@@ -33,4 +38,5 @@ pub use error::ClientError;
 pub use events::{EventFilter, Events};
 pub use export::{Export, ExportOptions};
 pub use import::{ImportError, ImportFailure, ImportOptions, ImportReport, OnExisting, Progress};
+pub use spec_cache::{CacheFileError, SpecCache, SpecPull, SyncError, SyncSummary, is_sync_expired};
 pub use tls::{Thumbprint, Trust};

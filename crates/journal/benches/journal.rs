@@ -56,7 +56,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
 }
 
 fn kept_for_ever() -> Retention {
-    Retention { age: Duration::MAX, bytes_max: u64::MAX, changes_max: u64::MAX }
+    Retention { age: Duration::MAX, bytes_max: u64::MAX, changes_max: u64::MAX, ..Retention::default() }
 }
 
 fn row(what: &str, done: usize, cost: &Cost, bare: Option<f64>) {
@@ -135,6 +135,7 @@ fn replay(dir: &Path, config: &Config, what: &str, resources: usize) -> Result<(
         seen += match replayed {
             Replayed::Entry(_) => 1,
             Replayed::Commit(commit) => commit.changes.len(),
+            Replayed::Tombstone(_) | Replayed::Complete(_) => 0,
         }
     })?;
     let cost = measured();

@@ -6,6 +6,11 @@
 //! payload  u32 LE: where the table begins | records … | table
 //! table    varint count | count × (varint length, UTF-8)         every property, type, leaf path and author, once
 //! commits  zigzag time_ms | commit …                             the group's time; how many commits, the frame says
+//! entry    id | varint created | varint modified | times | document
+//! grave    id | varint created | varint deleted | times          a tombstone
+//! times    zigzag created_ms | zigzag what passed until the other
+//! step     kind u8 | id | varint position | zigzag time_ms | document, leaf changes or nothing
+//! id       varint type | text id
 //! commit   varint author | varint count | change …               author, type, name, path: an index into the table
 //! change   kind u8 | varint type | text id | parents | body      body: document, leaf changes, or document
 //! parents  varint 0 | varint count | (varint type, text id) …    a list that is new in this payload
@@ -24,7 +29,9 @@ mod decode;
 mod encode;
 mod input;
 
-pub(crate) use decode::{Interner, Step, StepOperation, commits_time_ms, decode_commits, decode_entries, decode_steps};
+pub(crate) use decode::{
+    Interner, Step, StepOperation, commits_time_ms, decode_commits, decode_entries, decode_steps, decode_tombstones,
+};
 pub(crate) use encode::Encoder;
 pub(crate) use input::Input;
 

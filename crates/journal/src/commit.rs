@@ -74,6 +74,42 @@ pub struct StateEntry {
     pub created: Position,
     /// The commit that last changed it.
     pub modified: Position,
+    /// The time of the commit that created it, in milliseconds since 1970.
+    pub created_ms: i64,
+    /// The time of the commit that last changed it.
+    pub modified_ms: i64,
+}
+
+/// What is left of a resource that was deleted: that it was there, and when. A resource that was created again keeps the tombstones
+/// of its earlier lives.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Tombstone {
+    /// Which resource.
+    pub id: ResourceId,
+    /// The commit that created it.
+    pub created: Position,
+    /// The commit that deleted it.
+    pub deleted: Position,
+    /// The time of the commit that created it, in milliseconds since 1970.
+    pub created_ms: i64,
+    /// The time of the commit that deleted it.
+    pub deleted_ms: i64,
+}
+
+/// Since when all deletions are known.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Complete {
+    /// Every deletion by a commit after this position has its tombstone.
+    pub since: Position,
+    /// Every deletion of which none is known was committed at this time or before, in milliseconds since 1970.
+    pub since_ms: i64,
+}
+
+impl Complete {
+    /// What is left when both hold.
+    pub(crate) fn and(self, other: Self) -> Self {
+        Self { since: self.since.max(other.since), since_ms: self.since_ms.max(other.since_ms) }
+    }
 }
 
 /// Makes a document what it is after an update: the one way in which an update's leaves are applied, whoever does it.

@@ -11,12 +11,12 @@ use parking_lot::Mutex;
 use rustix::fs::FlockOperation;
 
 use crate::storage::{Directory, Storage};
-use crate::{Batch, Commit, Done, Engine, Follower, JournalError, Origin, ReadError, Replayed, Retention};
+use crate::{Batch, Commit, CommitError, Done, Engine, Follower, JournalError, Origin, ReadError, Replayed, Retention};
 use batch::Checked;
 use housekeeping::Housekeeping;
 use log::Log;
 use origin::{Record, Sealed};
-use queue::{Queue, Submitted};
+use queue::{Closing, Queue, Submitted};
 use read::{Cursor, EmbeddedFollower};
 use recover::Recovered;
 use state::StateFile;
@@ -137,8 +137,7 @@ pub(crate) struct Shared {
 impl Embedded {
     /// Opens the journal in the directory `dir`, which is made when it is not there, and hands out what it holds.
     ///
-    /// `each` is called for every resource of the last state and then for every commit after it, in this thread. Then the engine
-    /// is ready, and [`Engine::follow`] from [`Engine::head`] gives what is committed later.
+    /// `each` is called in this thread with what [`Replayed`] says. Then the engine is ready, and [`Engine::follow`] from [`Engine::head`] gives what is committed later.
     ///
     /// # Errors
     /// [`JournalError`]. What `each` was given until then must be thrown away.
@@ -181,7 +180,7 @@ impl Embedded {
             epoch: origin.epoch,
             fingerprinter,
             queue: Queue::new(config.queue_bytes_max),
-            log: Log::new(segments, head, origin.floor, config.ring_bytes_max),
+            log: Log::new(segments, (head, time_ms), origin.floor, config.ring_bytes_max),
             housekeeping: Housekeeping::default(),
             state: Mutex::new(state),
             origin: Mutex::new(origin),
@@ -195,6 +194,7 @@ impl Embedded {
             tail,
             head,
             time_ms,
+            idle_bytes: 0,
             encoder: Default::default(),
             frame: Vec::new(),
         };
@@ -255,6 +255,27 @@ impl Engine for Embedded {
     fn follow(&self, after: Position) -> Result<Box<dyn Follower>, ReadError> {
         self.shared.log.check(after)?;
         Ok(Box::new(EmbeddedFollower { shared: self.shared.clone(), after, cursor: Cursor::default() }))
+    }
+
+    fn close_epoch(&self, epoch_s: i64, done: Done) {
+        let Some(end_ms) = epoch_s.checked_add(1).and_then(|next| next.checked_mul(1000)).map(|begin| begin - 1) else {
+            return done(Err(CommitError::Malformed("an epoch beyond all time")));
+        };
+        let (head, time_ms) = self.shared.log.head_and_time_ms();
+        if time_ms >= end_ms {
+            return done(Ok(head));
+        }
+        self.shared.queue.close_epoch(Closing { end_ms, done });
+    }
+
+    fn closed_s(&self) -> i64 {
+        let (_, time_ms) = self.shared.log.head_and_time_ms();
+        time_ms.saturating_add(1).div_euclid(1000) - 1
+    }
+
+    fn now_ms(&self) -> i64 {
+        let (_, time_ms) = self.shared.log.head_and_time_ms();
+        self.shared.clock.now_ms().max(time_ms)
     }
 
     fn compact(&self, through: Position) -> Result<(), ReadError> {

@@ -5,21 +5,25 @@ use std::time::Duration;
 
 use lockstep_model::{Position, ResourceId};
 
-use crate::{Batch, Commit, Expect, StateEntry};
+use crate::{Batch, Commit, Complete, Expect, StateEntry, Tombstone};
 
 /// What opening an engine hands out: the state at some position, then every commit after it, up to the head.
 ///
-/// First come the entries, each resource once, in no order; then the commits in order. Who has taken them all knows the
-/// state at [`Engine::head`], and goes on with [`Engine::follow`] from there.
+/// First come the entries, each resource once, and the tombstones, in no order; then the commits in order; at last, since when
+/// deletions are known. Who has taken them all knows the state at [`Engine::head`], and goes on with [`Engine::follow`] from there.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Replayed {
     /// A resource of the state.
     Entry(StateEntry),
+    /// A deletion that the state remembers.
+    Tombstone(Tombstone),
     /// A commit after the state.
     Commit(Arc<Commit>),
+    /// Since when tombstones and commits together tell all deletions. Once, at the end.
+    Complete(Complete),
 }
 
-/// How much of the log is kept beyond what the state needs.
+/// How much of the past is kept beyond what the state needs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Retention {
     /// Commits younger than this are kept, unless `bytes_max` is passed.
@@ -28,12 +32,22 @@ pub struct Retention {
     pub bytes_max: u64,
     /// The log may hold about this many changes; the oldest commits go first.
     pub changes_max: u64,
+    /// That a resource was deleted is remembered for this long, unless `deletions_max` is passed.
+    pub deletions_age: Duration,
+    /// The state remembers this many deletions; the oldest go first.
+    pub deletions_max: u64,
 }
 
 impl Default for Retention {
-    /// A week, 4 GiB, twenty million changes.
+    /// A week, 4 GiB, twenty million changes; a month and a million deletions.
     fn default() -> Self {
-        Self { age: Duration::from_secs(7 * 24 * 3600), bytes_max: 4 << 30, changes_max: 20_000_000 }
+        Self {
+            age: Duration::from_secs(7 * 24 * 3600),
+            bytes_max: 4 << 30,
+            changes_max: 20_000_000,
+            deletions_age: Duration::from_secs(30 * 24 * 3600),
+            deletions_max: 1_000_000,
+        }
     }
 }
 
@@ -144,7 +158,7 @@ pub enum JournalError {
     },
 }
 
-/// Called once with the outcome of a batch, from a thread of the engine or from within [`Engine::submit`]. Must not block and
+/// Called once with the outcome of a batch or of closing an epoch, from a thread of the engine or from within [`Engine::submit`]. Must not block and
 /// must not submit: other batches wait meanwhile.
 pub type Done = Box<dyn FnOnce(Result<Position, CommitError>) + Send>;
 
@@ -155,6 +169,12 @@ pub type Done = Box<dyn FnOnce(Result<Position, CommitError>) + Send>;
 /// - Preconditions are checked against the state in which the commit takes place, whoever else writes.
 /// - A batch that was acknowledged is durable, and is seen by every read and follower, in order, exactly once.
 /// - A follower sees a commit only once it is durable.
+/// - Commits' times never go back, and a closed epoch gets no more commits, over restarts and whatever clocks do.
+///
+/// # Epochs
+/// An *epoch* is a second since 1970; a commit's is that of its time. Closing one makes sure that no commit to come gets it, or one
+/// before it: who then reads up to [`Engine::head`] has seen all that it will ever hold. It is a lower bound for the times of
+/// commits, kept in the log, so that it binds every process that writes to it.
 pub trait Engine: Send + Sync {
     /// Commits the batch; `done` hears of it when it is durable, or when it is refused. Blocks while too much waits to be
     /// written: that is the engine's back-pressure.
@@ -182,6 +202,23 @@ pub trait Engine: Send + Sync {
     /// # Errors
     /// As [`Engine::read`].
     fn follow(&self, after: Position) -> Result<Box<dyn Follower>, ReadError>;
+
+    /// Closes the epoch `epoch_s` and all before it. When `done` hears of success, no later commit, of this or another process, gets
+    /// one of them, and every commit that has is durable and at or before the position that `done` is given, which the head has
+    /// reached. What is closed already is answered at once, without the disk. Never blocks.
+    ///
+    /// An epoch ahead of the clock can be closed: commits are dated after it, so let nobody close what is far ahead.
+    ///
+    /// # Errors
+    /// As for a batch. After [`CommitError::Full`] the epoch is as open as it was, and nothing else has changed.
+    fn close_epoch(&self, epoch_s: i64, done: Done);
+
+    /// The last epoch that is known here to be closed, in seconds since 1970. Another process may have closed later ones.
+    fn closed_s(&self) -> i64;
+
+    /// The log's time in milliseconds since 1970: the clock's, but never less than the time of the last commit and the end of the last
+    /// closed epoch.
+    fn now_ms(&self) -> i64;
 
     /// Forgets the commits up to `through`, beyond what retention does; [`Engine::oldest`] is at least `through` then. The
     /// state stays whole. Returns when it is done, which may take as long as writing the state does.

@@ -34,14 +34,16 @@ const LZ4: u8 = 1;
 pub(crate) enum Kind {
     /// The first frame of any file: what the file is. Its salt is 0; it names that of the frames after it.
     Head = 1,
-    /// Commits.
+    /// Commits; without any, the end of a second that was closed.
     Commits = 2,
     /// Resources of a state, sorted.
     Entries = 3,
     /// Sorted steps of a fold in progress.
     Steps = 4,
-    /// The last frame of a state: how many resources it has.
+    /// The last frame of a state: how many records it has, and since when its tombstones are complete.
     End = 5,
+    /// Tombstones of a state.
+    Tombstones = 6,
 }
 
 /// A frame's header.
@@ -82,6 +84,7 @@ impl Header {
             3 => Kind::Entries,
             4 => Kind::Steps,
             5 => Kind::End,
+            6 => Kind::Tombstones,
             _ => return Err(CodecError("unknown kind of frame")),
         };
         let header = Self {
@@ -103,9 +106,9 @@ impl Header {
         Ok(header)
     }
 
-    /// The position of the last commit; of frames of commits only.
+    /// The position of the last commit, or of the one before when the frame has none; of frames of commits only.
     pub(crate) fn last(&self) -> u64 {
-        self.first.saturating_add(self.count.saturating_sub(1).into())
+        self.first.saturating_sub(1).saturating_add(self.count.into())
     }
 
     /// The size of the whole frame on disk.

@@ -11,7 +11,7 @@
 //! | `lock` | held by the process that has the journal open |
 //! | `origin` | the log's epoch, how far it is known to be durable, the sealed segments |
 //! | `log-<position>.seg` | commits, from that position on; the last of these files grows, the others are sealed |
-//! | `state-<position>.ckpt` | every resource as it is at that position, sorted by type and id |
+//! | `state-<position>.ckpt` | every resource as it is at that position, sorted by type and id, and tombstones of deleted ones |
 //! | `*.tmp` | a file that is being written; removed at the next opening |
 //!
 //! Every file is a run of *frames* with two checksums (drawn in `frame.rs`), and begins with a head that names its format, its kind
@@ -49,6 +49,20 @@
 //! - Positions are not given twice even if the disk lost what it had acknowledged: the log goes on above the highest position it
 //!   is known to have had, under a new [`Origin::epoch`].
 //!
+//! - Times of commits never go back, and a closed epoch gets no more commits.
+//!
+//! # Times and epochs
+//! The log has one time, in milliseconds, that only grows: that of its last commit, or the last millisecond of the last second (*epoch*)
+//! that was closed, whichever is later. A commit takes the clock's time, or the log's when the clock is behind; but the
+//! last millisecond of a second, once the log has come to it, is used up, and the next commit belongs to the next second. So
+//! "closed" needs no number of its own: closing an epoch is a group without commits whose time is the epoch's last millisecond, with
+//! the write, the flush and the recovery of any group, and every head that says how far time had come says which epochs are closed.
+//!
+//! # Deletions
+//! The log forgets sooner than clients come back. So the state keeps a tombstone for each deletion, as long as [`Retention`] says, and
+//! since when these are complete. One for each deletion, not one for each resource: what existed at some moment of the past
+//! can be told only from all lives of a resource.
+//!
 //! # Limits
 //! A batch makes at most 64 MiB encoded ([`CommitError::TooLarge`]), values nest at most 32 levels, a leaf's path has at most
 //! 4096 bytes. The versions table takes 30 to 38 bytes of memory a resource; recent commits and the queue what [`Config`] says.
@@ -64,7 +78,7 @@ mod storage;
 pub mod suite;
 
 pub use codec::CodecError;
-pub use commit::{Batch, Change, Commit, Expect, Operation, StateEntry, redo};
+pub use commit::{Batch, Change, Commit, Complete, Expect, Operation, StateEntry, Tombstone, redo};
 pub use embedded::{Clock, Config, Embedded};
 pub use engine::{CommitError, Done, Engine, Follower, JournalError, Origin, ReadError, Replayed, Retention};
 #[doc(hidden)]

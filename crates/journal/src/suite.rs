@@ -4,7 +4,7 @@
 //! the suite becomes a test of that crate. Nothing here assumes that positions are dense, nor that one process writes: a test
 //! that needs the log for itself says so by what it asks of its own resources only.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, channel};
@@ -13,7 +13,8 @@ use std::time::{Duration, Instant};
 use lockstep_model::{Document, Position, ResourceId, Value};
 
 use crate::{
-    Batch, Change, Commit, CommitError, Engine, Expect, Follower, Operation, ReadError, Replayed, StateEntry, redo,
+    Batch, Change, Commit, CommitError, Complete, Engine, Expect, Follower, Operation, ReadError, Replayed, StateEntry,
+    Tombstone, redo,
 };
 
 /// A log that tests open, close and open again.
@@ -51,6 +52,10 @@ macro_rules! engine_suite {
             compaction_expires_and_keeps_the_state,
             the_state_and_the_commits_after_it_are_replayed,
             time_never_goes_back,
+            deletions_outlive_the_log,
+            a_closed_epoch_gets_no_more_commits,
+            epochs_close_among_concurrent_writers,
+            what_is_closed_is_closed_at_once,
             reading_in_pieces_skips_nothing,
             closing_wakes_followers_and_refuses_batches,
             engines_on_one_log_agree,
@@ -155,25 +160,74 @@ fn state_of(replayed: &[Replayed]) -> BTreeMap<ResourceId, StateEntry> {
                 assert!(last < Some(commit.position), "commits out of order");
                 assert!(state.values().all(|entry| entry.modified < commit.position), "a commit that the state holds");
                 last = Some(commit.position);
-                commit.changes.iter().for_each(|change| apply(&mut state, change, commit.position));
+                commit.changes.iter().for_each(|change| apply(&mut state, change, commit.position, commit.time_ms));
             }
+            Replayed::Tombstone(tombstone) => {
+                assert_eq!(last, None, "a tombstone after a commit");
+                assert!(tombstone.created < tombstone.deleted && tombstone.created_ms <= tombstone.deleted_ms);
+            }
+            Replayed::Complete(_) => {}
         }
     }
+    let completes = replayed.iter().filter(|piece| matches!(piece, Replayed::Complete(_))).count();
+    assert!(completes == 1 && matches!(replayed.last(), Some(Replayed::Complete(_))));
     state
 }
 
-fn apply(state: &mut BTreeMap<ResourceId, StateEntry>, change: &Change, position: Position) {
+/// All deletions that what was replayed tells: of what, where created and deleted, and when.
+fn deletions_of(replayed: &[Replayed]) -> BTreeSet<(ResourceId, Position, Position, i64, i64)> {
+    let mut lives: HashMap<ResourceId, (Position, i64)> = HashMap::new();
+    let mut deletions = BTreeSet::new();
+    for piece in replayed {
+        match piece {
+            Replayed::Entry(entry) => drop(lives.insert(entry.id.clone(), (entry.created, entry.created_ms))),
+            Replayed::Tombstone(Tombstone { id, created, deleted, created_ms, deleted_ms }) => {
+                let is_new = deletions.insert((id.clone(), *created, *deleted, *created_ms, *deleted_ms));
+                assert!(is_new, "a deletion twice");
+            }
+            Replayed::Commit(commit) => {
+                for Change { id, operation, .. } in &commit.changes {
+                    match operation {
+                        Operation::Create(_) => drop(lives.insert(id.clone(), (commit.position, commit.time_ms))),
+                        Operation::Update(_) => {}
+                        Operation::Delete(_) => {
+                            let (created, created_ms) = lives.remove(id).expect("it existed");
+                            deletions.insert((id.clone(), created, commit.position, created_ms, commit.time_ms));
+                        }
+                    }
+                }
+            }
+            Replayed::Complete(_) => {}
+        }
+    }
+    deletions
+}
+
+/// The time of the commit at a position, of one who writes alone: the first after `before`.
+fn time_of(engine: &dyn Engine, before: Position) -> i64 {
+    engine.read(before, 0).expect("readable")[0].time_ms
+}
+
+fn close_epoch(engine: &dyn Engine, epoch_s: i64) -> Result<Position, CommitError> {
+    let (sender, outcome) = channel();
+    engine.close_epoch(epoch_s, Box::new(move |result| drop(sender.send(result))));
+    outcome.recv_timeout(PATIENCE).expect("an answer")
+}
+
+fn apply(state: &mut BTreeMap<ResourceId, StateEntry>, change: &Change, position: Position, time_ms: i64) {
     let id = change.id.clone();
     match &change.operation {
         Operation::Create(document) => {
             let document = document.clone();
-            let entry = StateEntry { id: id.clone(), document, created: position, modified: position };
+            let (created_ms, modified_ms) = (time_ms, time_ms);
+            let entry =
+                StateEntry { id: id.clone(), document, created: position, modified: position, created_ms, modified_ms };
             assert_eq!(state.insert(id, entry), None, "created twice");
         }
         Operation::Update(leaves) => {
             let entry = state.get_mut(&id).expect("an update of what exists");
             redo(&mut entry.document, leaves);
-            entry.modified = position;
+            (entry.modified, entry.modified_ms) = (position, time_ms);
         }
         Operation::Delete(document) => {
             assert_eq!(state.remove(&id).map(|entry| entry.document).as_ref(), Some(document));
@@ -184,7 +238,7 @@ fn apply(state: &mut BTreeMap<ResourceId, StateEntry>, change: &Change, position
 /// Positions grow, and what was committed is read back as it was.
 pub fn commits_are_ordered_and_read_back(site: &dyn Site) {
     let Opened { engine, replayed } = site.open();
-    assert_eq!(replayed, Vec::new());
+    assert_eq!(replayed, [Replayed::Complete(Complete::default())]);
     assert!(engine.read(engine.head(), 1000).expect("readable").is_empty());
     let start = engine.head();
     let one = committed(&*engine, [create("a", 1)]);
@@ -457,13 +511,14 @@ pub fn the_state_and_the_commits_after_it_are_replayed(site: &dyn Site) {
                 Some((number, at)) if n % 3 == 0 => delete(&name, number, at),
                 Some((number, at)) => update(&name, number, number + 1, at),
             };
+            let before = engine.head();
             let position = committed(&*engine, [changed.clone()]);
             match (known, &changed.0.operation) {
                 (_, Operation::Delete(_)) => drop(numbers.remove(&name)),
                 (Some((number, _)), _) => drop(numbers.insert(name, (number + 1, position))),
                 (None, _) => drop(numbers.insert(name, (n, position))),
             }
-            apply(&mut expected, &changed.0, position);
+            apply(&mut expected, &changed.0, position, time_of(&*engine, before));
             if n == 20 && round % 2 == 1 {
                 engine.compact(position).expect("compacted");
             }
@@ -492,6 +547,132 @@ pub fn time_never_goes_back(site: &dyn Site) {
         }
         engine.close();
     }
+}
+
+/// What was deleted is known when neither the resource nor the log tells it any more, also of what was created again.
+pub fn deletions_outlive_the_log(site: &dyn Site) {
+    let mut expected = BTreeSet::new();
+    for round in 0..4 {
+        let Opened { engine, replayed } = site.open();
+        assert_eq!(deletions_of(&replayed), expected);
+        let complete = replayed.last().expect("an end");
+        assert!(matches!(complete, Replayed::Complete(complete) if complete.since == Position::ZERO), "{complete:?}");
+        for name in ["a", "b", "c"] {
+            let before = engine.head();
+            let created = committed(&*engine, [create(name, round)]);
+            let created_ms = time_of(&*engine, before);
+            let updated = committed(&*engine, [update(name, round, round + 1, created)]);
+            let deleted = committed(&*engine, [delete(name, round + 1, updated)]);
+            expected.insert((id(name), created, deleted, created_ms, time_of(&*engine, updated)));
+        }
+        if round != 2 {
+            engine.compact(engine.head()).expect("compacted");
+        }
+        engine.close();
+    }
+    let Opened { engine, replayed } = site.open();
+    assert_eq!(deletions_of(&replayed), expected);
+    assert_eq!(engine.read(engine.head(), 1), Ok(Vec::new()));
+    assert!(state_of(&replayed).is_empty());
+}
+
+/// Closed is closed: for the present second, for one to come, and when the log is opened again.
+pub fn a_closed_epoch_gets_no_more_commits(site: &dyn Site) {
+    let mut closed_s = i64::MIN;
+    for round in 0..3 {
+        let Opened { engine, .. } = site.open();
+        assert!(engine.closed_s() >= closed_s && engine.now_ms() / 1000 >= closed_s);
+        for (n, ahead) in [(0, 0), (1, 3)] {
+            let before = engine.head();
+            let first = committed(&*engine, [create(&format!("{round}-{n}-first"), n)]);
+            let first_s = time_of(&*engine, before).div_euclid(1000);
+            assert!(first_s > closed_s, "round {round}: closed {closed_s}, and then a commit at {first_s}");
+            assert_eq!(engine.closed_s().max(first_s - 1), first_s - 1, "its own second is open");
+            let now_s = engine.now_ms().div_euclid(1000);
+            assert!(now_s >= first_s);
+            closed_s = now_s + ahead;
+            let head = close_epoch(&*engine, closed_s).expect("closed");
+            assert!(first <= head && head <= engine.head());
+            assert!(engine.closed_s() >= closed_s && engine.now_ms() / 1000 >= closed_s);
+            let before = engine.head();
+            committed(&*engine, [create(&format!("{round}-{n}-then"), n)]);
+            let then_s = time_of(&*engine, before).div_euclid(1000);
+            assert!(then_s > closed_s, "closed {closed_s}, and then a commit at {then_s}");
+            closed_s = then_s;
+            close_epoch(&*engine, closed_s).expect("closed");
+        }
+        if round == 1 {
+            // Then no commit tells how far time had come.
+            engine.compact(engine.head()).expect("compacted");
+        }
+        engine.close();
+    }
+    let Opened { engine, .. } = site.open();
+    let before = engine.head();
+    committed(&*engine, [create("last", 0)]);
+    assert!(time_of(&*engine, before).div_euclid(1000) > closed_s);
+    engine.close();
+    assert_eq!(close_epoch(&*engine, i64::MAX / 2000), Err(CommitError::Closed));
+}
+
+/// Whoever closes an epoch has seen all of it, though others commit all the time.
+pub fn epochs_close_among_concurrent_writers(site: &dyn Site) {
+    const WRITERS: usize = 3;
+    let Opened { engine, .. } = site.open();
+    let other = if site.is_shared() { site.open().engine } else { engine.clone() };
+    let start = engine.head();
+    let is_over = AtomicBool::new(false);
+    let closings = std::thread::scope(|threads| {
+        for writer in 0..WRITERS {
+            let (engine, is_over) = (if writer % 2 == 0 { &engine } else { &other }, &is_over);
+            threads.spawn(move || {
+                for n in 0.. {
+                    if is_over.load(Ordering::Relaxed) {
+                        return;
+                    }
+                    committed(&**engine, [create(&format!("{writer}-{n}"), n)]);
+                }
+            });
+        }
+        let closings: Vec<(i64, Position)> = (0..40)
+            .map(|_| {
+                let epoch_s = engine.now_ms().div_euclid(1000);
+                (epoch_s, close_epoch(&*engine, epoch_s).expect("closed"))
+            })
+            .collect();
+        is_over.store(true, Ordering::Relaxed);
+        closings
+    });
+    let commits = read_all(&*engine, start, 1 << 20);
+    assert_ordered(&commits);
+    for (epoch_s, head) in closings {
+        for commit in &commits {
+            let is_in = commit.time_ms.div_euclid(1000) <= epoch_s;
+            assert!(!is_in || commit.position <= head, "{epoch_s} was closed at {head}: {commit:?}");
+        }
+    }
+}
+
+/// Closing again, or less, changes nothing; what is beyond all time is refused.
+pub fn what_is_closed_is_closed_at_once(site: &dyn Site) {
+    let Opened { engine, .. } = site.open();
+    committed(&*engine, [create("a", 1)]);
+    let epoch_s = engine.now_ms().div_euclid(1000) + 1;
+    close_epoch(&*engine, epoch_s).expect("closed");
+    let (closed_s, disk_bytes) = (engine.closed_s(), engine.disk_bytes());
+    for less in [0, 1, 100, i64::MAX / 2000] {
+        let (sender, outcome) = channel();
+        engine.close_epoch(epoch_s - less, Box::new(move |result| drop(sender.send(result))));
+        assert_eq!(outcome.try_recv().map(|result| result.is_ok()), Ok(true), "answered at once");
+    }
+    assert_eq!((engine.closed_s(), engine.disk_bytes()), (closed_s, disk_bytes));
+    for beyond in [i64::MAX, i64::MAX / 1000] {
+        assert!(matches!(close_epoch(&*engine, beyond), Err(CommitError::Malformed(_))));
+    }
+    assert!(close_epoch(&*engine, i64::MIN / 500).is_err() || engine.closed_s() == closed_s);
+    let before = engine.head();
+    committed(&*engine, [create("b", 1)]);
+    assert!(time_of(&*engine, before) > epoch_s * 1000 && time_of(&*engine, before) < (epoch_s + 60) * 1000);
 }
 
 /// However small the pieces, reading gives all, and each piece something.

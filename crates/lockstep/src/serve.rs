@@ -238,6 +238,7 @@ fn site_config(args: &ServeArgs) -> lockstep_site::Config {
         age: Duration::from_secs(args.retention_hours * 3600),
         bytes_max: args.retention_mib << 20,
         changes_max: args.retention_changes,
+        ..Default::default()
     };
     lockstep_site::Config {
         name: args.site.clone(),

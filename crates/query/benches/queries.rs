@@ -125,7 +125,7 @@ fn load(view: &mut View, path: &str, report: bool) -> Result<()> {
             let document = def.read_document(line.properties.get())?;
             let id = ResourceId::new(def.name.clone(), line.id);
             let at = Position(1 + count / 1000);
-            entries.push(StateEntry { id, document, created: at, modified: at });
+            entries.push(StateEntry { id, document, created: at, modified: at, created_ms: 0, modified_ms: 0 });
         }
         reading += started.elapsed();
         if entries.is_empty() {

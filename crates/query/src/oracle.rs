@@ -625,7 +625,14 @@ fn run(seed: u64, steps: usize, models_first: bool) {
         let of = random.pick(&["A", "A", "B", "C"]);
         let (id, document) = (random.id_of(of), random.document(of, &registry));
         if oracle.0.insert(id.clone(), document.clone()).is_none() {
-            entries.push(StateEntry { id, document, created: Position(1), modified: Position(2) });
+            entries.push(StateEntry {
+                id,
+                document,
+                created: Position(1),
+                modified: Position(2),
+                created_ms: 1,
+                modified_ms: 2,
+            });
         } else if let Some(entry) = entries.iter_mut().find(|e| e.id == id) {
             entry.document = document;
         }
@@ -635,6 +642,8 @@ fn run(seed: u64, steps: usize, models_first: bool) {
         document,
         created: Position(1),
         modified: Position(1),
+        created_ms: 1,
+        modified_ms: 1,
     });
     if models_first {
         entries.splice(0..0, models);

@@ -79,7 +79,8 @@ impl Site {
     /// [`OpenError`].
     pub fn open(config: Config, progress: &mut dyn FnMut(u64)) -> Result<Arc<Self>, OpenError> {
         let mut view = View::new(Registry::new());
-        let mut deletions = None;
+        let deletions_max = usize::try_from(config.journal.retention.deletions_max).unwrap_or(usize::MAX);
+        let mut deletions = Deletions::new(deletions_max);
         let mut read = 0u64;
         let engine = Embedded::open(&config.data_dir.join("journal"), config.journal.clone(), &mut |replayed| {
             match replayed {
@@ -87,13 +88,16 @@ impl Site {
                     view.load(&entry);
                     read += 1;
                 }
+                Replayed::Tombstone(tombstone) => {
+                    deletions.load(tombstone);
+                    read += 1;
+                }
                 Replayed::Commit(commit) => {
-                    // The commits begin right behind the state, which knows of no deletions.
-                    let known = deletions.get_or_insert_with(|| Deletions::since(Position(commit.position.0 - 1)));
-                    known.apply(&commit);
+                    deletions.apply(&commit);
                     view.apply(&commit);
                     read += commit.changes.len() as u64;
                 }
+                Replayed::Complete(complete) => deletions.settle(complete.since),
             }
             if read.is_multiple_of(1 << 14) {
                 progress(read);
@@ -108,7 +112,7 @@ impl Site {
             engine: Arc::new(engine),
             view: RwLock::new(view),
             progress: watch::Sender::new(Progress { position: head, is_stopping: false }),
-            deletions: Mutex::new(deletions.unwrap_or_else(|| Deletions::since(head))),
+            deletions: Mutex::new(deletions),
         });
         site.clone().follow(head)?;
         Ok(site)

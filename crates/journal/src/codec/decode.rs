@@ -7,7 +7,7 @@ use lockstep_model::{Document, LeafChange, LeafPath, Name, Position, ResourceId,
 use rustc_hash::FxBuildHasher;
 
 use super::{CREATE, CodecError, DELETE, DEPTH_MAX, Input, PATH_BYTES_MAX, Tag, UPDATE, unzigzag};
-use crate::{Change, Commit, Operation, StateEntry};
+use crate::{Change, Commit, Operation, StateEntry, Tombstone};
 
 /// Names that are shared between payloads; beyond, all are forgotten.
 const NAMES_MAX: usize = 1 << 16;
@@ -25,6 +25,7 @@ pub(crate) struct Interner {
 pub(crate) struct Step {
     pub(crate) id: ResourceId,
     pub(crate) position: Position,
+    pub(crate) time_ms: i64,
     pub(crate) operation: StepOperation,
 }
 
@@ -72,7 +73,26 @@ pub(crate) fn decode_entries(
         let id = reader.id()?;
         let created = Position(reader.input.varint()?);
         let modified = Position(reader.input.varint()?);
-        each(StateEntry { id, document: reader.document()?, created, modified });
+        let (created_ms, modified_ms) = reader.times()?;
+        each(StateEntry { id, document: reader.document()?, created, modified, created_ms, modified_ms });
+    }
+    reader.end()
+}
+
+/// Reads a payload of `count` tombstones.
+pub(crate) fn decode_tombstones(
+    payload: &[u8],
+    count: u32,
+    names: &mut Interner,
+    mut each: impl FnMut(Tombstone),
+) -> Result<(), CodecError> {
+    let mut reader = Reader::new(payload, names)?;
+    for _ in 0..count {
+        let id = reader.id()?;
+        let created = Position(reader.input.varint()?);
+        let deleted = Position(reader.input.varint()?);
+        let (created_ms, deleted_ms) = reader.times()?;
+        each(Tombstone { id, created, deleted, created_ms, deleted_ms });
     }
     reader.end()
 }
@@ -89,13 +109,14 @@ pub(crate) fn decode_steps(
         let kind = reader.input.byte()?;
         let id = reader.id()?;
         let position = Position(reader.input.varint()?);
+        let time_ms = unzigzag(reader.input.varint()?);
         let operation = match kind {
             CREATE => StepOperation::Create(reader.document()?),
             UPDATE => StepOperation::Update(reader.leaves()?),
             DELETE => StepOperation::Delete,
             _ => return Err(CodecError("unknown kind of change")),
         };
-        each(Step { id, position, operation });
+        each(Step { id, position, time_ms, operation });
     }
     reader.end()
 }
@@ -158,6 +179,11 @@ impl<'a> Reader<'a> {
     fn id(&mut self) -> Result<ResourceId, CodecError> {
         let resource_type = ResourceType::new(self.name()?.clone());
         Ok(ResourceId { resource_type, id: self.input.text()?.into() })
+    }
+
+    fn times(&mut self) -> Result<(i64, i64), CodecError> {
+        let first_ms = unzigzag(self.input.varint()?);
+        Ok((first_ms, first_ms.wrapping_add(unzigzag(self.input.varint()?))))
     }
 
     fn commit(&mut self, position: Position, time_ms: i64) -> Result<Commit, CodecError> {

@@ -7,7 +7,7 @@ use rustc_hash::FxHashMap;
 
 use super::decode::{Step, StepOperation};
 use super::{CREATE, DELETE, Tag, UPDATE, zigzag};
-use crate::{Change, Operation, StateEntry};
+use crate::{Change, Operation, StateEntry, Tombstone};
 
 /// Texts whose place in the table is remembered from payload to payload; beyond, all are forgotten.
 const KNOWN_TEXTS_MAX: usize = 1 << 16;
@@ -30,7 +30,7 @@ pub(crate) struct Mark {
 }
 
 impl Encoder {
-    /// Begins a payload of resources or of steps.
+    /// Begins a payload of resources, of tombstones or of steps.
     pub(crate) fn begin(&mut self) {
         self.out.clear();
         self.out.extend_from_slice(&[0; 4]);
@@ -38,7 +38,7 @@ impl Encoder {
         self.parents.clear();
     }
 
-    /// Begins a payload of commits.
+    /// Begins a payload of commits; one without any says that time has come so far.
     pub(crate) fn begin_commits(&mut self, time_ms: i64) {
         self.begin();
         varint(&mut self.out, zigzag(time_ms));
@@ -92,7 +92,20 @@ impl Encoder {
         self.id(&entry.id);
         varint(&mut self.out, entry.created.0);
         varint(&mut self.out, entry.modified.0);
+        self.times(entry.created_ms, entry.modified_ms);
         self.document(&entry.document);
+    }
+
+    pub(crate) fn tombstone(&mut self, tombstone: &Tombstone) {
+        self.id(&tombstone.id);
+        varint(&mut self.out, tombstone.created.0);
+        varint(&mut self.out, tombstone.deleted.0);
+        self.times(tombstone.created_ms, tombstone.deleted_ms);
+    }
+
+    fn times(&mut self, first_ms: i64, then_ms: i64) {
+        varint(&mut self.out, zigzag(first_ms));
+        varint(&mut self.out, zigzag(then_ms.wrapping_sub(first_ms)));
     }
 
     pub(crate) fn step(&mut self, step: &Step) {
@@ -103,6 +116,7 @@ impl Encoder {
         });
         self.id(&step.id);
         varint(&mut self.out, step.position.0);
+        varint(&mut self.out, zigzag(step.time_ms));
         match &step.operation {
             StepOperation::Create(document) => self.document(document),
             StepOperation::Update(leaves) => {

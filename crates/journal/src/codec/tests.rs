@@ -5,7 +5,7 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 
 use super::*;
-use crate::{Change, Commit, Operation, StateEntry};
+use crate::{Change, Commit, Operation, StateEntry, Tombstone};
 
 fn name() -> impl Strategy<Value = Name> {
     prop_oneof!["[a-d]", "[a-z]{3}/[a-z]{0,9}", "\\PC{0,4}"].prop_map(Name::from)
@@ -61,11 +61,21 @@ fn commits() -> impl Strategy<Value = Vec<Commit>> {
 
 fn entry() -> impl Strategy<Value = StateEntry> {
     let position = || any::<u64>().prop_map(Position);
-    (id(), document(), position(), position()).prop_map(|(id, document, created, modified)| StateEntry {
-        id,
-        document,
-        created,
-        modified,
+    (id(), document(), position(), position(), any::<(i64, i64)>()).prop_map(
+        |(id, document, created, modified, (created_ms, modified_ms))| StateEntry {
+            id,
+            document,
+            created,
+            modified,
+            created_ms,
+            modified_ms,
+        },
+    )
+}
+
+fn tombstone() -> impl Strategy<Value = Tombstone> {
+    (id(), any::<(u64, u64)>(), any::<(i64, i64)>()).prop_map(|(id, (created, deleted), (created_ms, deleted_ms))| {
+        Tombstone { id, created: Position(created), deleted: Position(deleted), created_ms, deleted_ms }
     })
 }
 
@@ -75,9 +85,10 @@ fn step() -> impl Strategy<Value = Step> {
         vec(leaf(), 0..5).prop_map(StepOperation::Update),
         Just(StepOperation::Delete),
     ];
-    (id(), any::<u64>(), operation).prop_map(|(id, position, operation)| Step {
+    (id(), any::<u64>(), any::<i64>(), operation).prop_map(|(id, position, time_ms, operation)| Step {
         id,
         position: Position(position),
+        time_ms,
         operation,
     })
 }
@@ -106,13 +117,23 @@ proptest! {
     }
 
     #[test]
-    fn resources_and_steps_read_back_as_they_were_written(entries in vec(entry(), 0..5), steps in vec(step(), 0..5)) {
+    fn records_read_back_as_they_were_written(
+        entries in vec(entry(), 0..5),
+        tombstones in vec(tombstone(), 0..5),
+        steps in vec(step(), 0..5),
+    ) {
         let (mut encoder, mut names) = (Encoder::default(), Interner::default());
         encoder.begin();
         entries.iter().for_each(|entry| encoder.entry(entry));
         let mut found = Vec::new();
         decode_entries(encoder.finish(), entries.len() as u32, &mut names, |entry| found.push(entry)).unwrap();
         prop_assert_eq!(found, entries);
+
+        encoder.begin();
+        tombstones.iter().for_each(|tombstone| encoder.tombstone(tombstone));
+        let mut found = Vec::new();
+        decode_tombstones(encoder.finish(), tombstones.len() as u32, &mut names, |tombstone| found.push(tombstone)).unwrap();
+        prop_assert_eq!(found, tombstones);
 
         encoder.begin();
         steps.iter().for_each(|step| encoder.step(step));
@@ -143,6 +164,7 @@ proptest! {
         let names = &mut Interner::default();
         let _ = decode_commits(&bytes, 1, count, names, drop);
         let _ = decode_entries(&bytes, count, names, drop);
+        let _ = decode_tombstones(&bytes, count, names, drop);
         let _ = decode_steps(&bytes, count, names, drop);
         let _ = crate::decode_frame(&bytes);
     }

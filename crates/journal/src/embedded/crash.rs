@@ -15,7 +15,12 @@ const SUBMITTERS: usize = 3;
 /// Small enough that a few dozen batches make segments, folds and removals.
 fn config(retention: u64) -> Config {
     Config {
-        retention: Retention { age: Duration::MAX, bytes_max: retention, changes_max: u64::MAX },
+        retention: Retention {
+            age: Duration::MAX,
+            bytes_max: retention,
+            changes_max: u64::MAX,
+            ..Retention::default()
+        },
         segment_bytes_max: 900,
         fold_bytes_min: 2_000,
         ring_bytes_max: 300,
@@ -27,6 +32,9 @@ fn config(retention: u64) -> Config {
 #[derive(Default, Debug, PartialEq, Clone)]
 struct State {
     resources: BTreeMap<ResourceId, (Document, Position, Position)>,
+    /// Where what was deleted had been created.
+    deletions: BTreeMap<(ResourceId, Position), Position>,
+    complete: crate::Complete,
     last: Position,
 }
 
@@ -38,7 +46,12 @@ impl State {
                 let before = self.resources.insert(entry.id, (entry.document, entry.created, entry.modified));
                 assert_eq!(before, None, "a resource came twice");
             }
+            Replayed::Tombstone(tombstone) => {
+                let before = self.deletions.insert((tombstone.id, tombstone.deleted), tombstone.created);
+                assert_eq!(before, None, "a deletion came twice");
+            }
             Replayed::Commit(commit) => self.apply(&commit),
+            Replayed::Complete(complete) => self.complete = complete,
         }
     }
 
@@ -58,7 +71,9 @@ impl State {
                     known.2 = commit.position;
                 }
                 Operation::Delete(document) => {
-                    assert_eq!(self.resources.remove(&id).map(|known| known.0).as_ref(), Some(document));
+                    let known = self.resources.remove(&id).expect("a delete of something");
+                    assert_eq!(known.0, *document);
+                    self.deletions.insert((id, commit.position), known.1);
                 }
             }
         }
@@ -113,6 +128,8 @@ struct History {
     /// A batch without an answer that tells: what is known if it was committed.
     open: Option<Option<i64>>,
     number: i64,
+    /// Where acknowledged batches deleted the pair.
+    deleted: Vec<Position>,
 }
 
 impl History {
@@ -124,6 +141,9 @@ impl History {
                 Ok(position) => {
                     assert!(position > self.last, "positions went back");
                     self.last = position;
+                    if after.is_none() {
+                        self.deleted.push(position);
+                    }
                     self.known = after.map(|number| (number, position));
                 }
                 Err(CommitError::Poisoned(_)) => {
@@ -138,6 +158,10 @@ impl History {
 
     /// Compares with what was recovered, and goes on from it.
     fn check(&mut self, submitter: usize, state: &State) {
+        for deleted in &self.deleted {
+            let is_known = |id| state.deletions.get(&(id, *deleted)).is_some_and(|created| created < deleted);
+            assert!(pair(submitter).into_iter().all(is_known), "the deletion at {deleted} was forgotten");
+        }
         let [one, other] = pair(submitter).map(|id| state.resources.get(&id));
         let found: Known = match (one, other) {
             (None, None) => None,
@@ -157,6 +181,58 @@ impl History {
         self.known = found;
         self.open = None;
     }
+}
+
+/// Epochs that were closed, each with the position that the answer gave.
+#[derive(Default, Clone)]
+struct Closings(Vec<(i64, Position)>);
+
+impl Closings {
+    fn work(&mut self, journal: &Embedded, random: &mut Random, closings: u64) {
+        for _ in 0..closings {
+            let epoch_s = journal.now_ms().div_euclid(1000) + random.below(3) as i64 - 1;
+            let (sender, outcome) = channel();
+            journal.close_epoch(epoch_s, Box::new(move |result| drop(sender.send(result))));
+            match outcome.recv().unwrap_or(Err(CommitError::Closed)) {
+                Ok(position) => {
+                    assert!(position <= journal.head() && journal.closed_s() >= epoch_s);
+                    self.0.push((epoch_s, position));
+                }
+                Err(CommitError::Poisoned(_) | CommitError::Closed) => return,
+                Err(error) => panic!("refused: {error}"),
+            }
+        }
+    }
+
+    /// What was answered holds, whatever was closed since.
+    fn check(&self, journal: &Embedded) -> Result<(), ReadError> {
+        let Some(last_s) = self.0.iter().map(|(epoch_s, _)| *epoch_s).max() else { return Ok(()) };
+        assert!(journal.closed_s() >= last_s, "closed {last_s}, found {}", journal.closed_s());
+        let mut after = journal.oldest();
+        loop {
+            let commits = match journal.read(after, 5_000) {
+                Ok(commits) if commits.is_empty() => return Ok(()),
+                Err(ReadError::Expired { oldest, .. }) => {
+                    after = oldest;
+                    continue;
+                }
+                read => read?,
+            };
+            for commit in commits {
+                after = commit.position;
+                let is_in = |(epoch_s, head): &&(i64, Position)| {
+                    commit.time_ms.div_euclid(1000) <= *epoch_s && commit.position > *head
+                };
+                assert_eq!(self.0.iter().find(is_in), None, "{} came at {}", commit.position, commit.time_ms);
+            }
+        }
+    }
+}
+
+/// A clock that stands still for one life, wherever it likes.
+fn some_clock(random: &mut Random) -> Clock {
+    let now_ms = 1_000_000 + random.below(200_000) as i64;
+    Clock::new(move || now_ms)
 }
 
 /// Reads the whole log from its oldest position and checks that it leads to the state.
@@ -201,11 +277,13 @@ fn power_losses(seed: u64, losses: u64) {
     let mut histories = vec![History::default(); SUBMITTERS];
     let mut acknowledged = Position::ZERO;
     let mut epoch = None;
+    let mut closings = Closings::default();
     for _ in 0..losses {
         let retention = [3_000, 20_000][random.below(2) as usize];
         let calls_max = [20, 200, 200][random.below(3) as usize];
         disk.power_off_after(random.below(calls_max));
-        if let Ok((journal, state)) = open(&disk, config(retention)) {
+        let config = Config { clock: some_clock(&mut random), ..config(retention) };
+        if let Ok((journal, state)) = open(&disk, config) {
             assert!(
                 journal.head() >= acknowledged,
                 "seed {seed}: acknowledged {acknowledged}, head {}",
@@ -221,7 +299,7 @@ fn power_losses(seed: u64, losses: u64) {
                 history.check(submitter, &state);
             }
             // The power may go while it is read.
-            let checked = check_log(&journal, &state);
+            let checked = check_log(&journal, &state).and_then(|()| closings.check(&journal));
             assert!(checked.is_ok() || disk.is_off(), "seed {seed}: {checked:?}");
             std::thread::scope(|threads| {
                 for (submitter, history) in histories.iter_mut().enumerate() {
@@ -231,6 +309,12 @@ fn power_losses(seed: u64, losses: u64) {
                         history.work(submitter, journal, &mut random, batches);
                     });
                 }
+                let (journal, mut closing) = (&journal, Random::new(random.next()));
+                let closings = &mut closings;
+                threads.spawn(move || {
+                    let count = closing.below(10);
+                    closings.work(journal, &mut closing, count);
+                });
                 if random.below(3) == 0 {
                     // Fails when the power goes.
                     let _ = journal.compact(journal.head());
@@ -252,6 +336,7 @@ fn power_losses(seed: u64, losses: u64) {
             assert!(journal.head() >= acknowledged);
             histories.iter_mut().enumerate().for_each(|(submitter, history)| history.check(submitter, &state));
             assert_eq!(check_log(&journal, &state), Ok(()), "seed {seed}");
+            assert_eq!(closings.check(&journal), Ok(()), "seed {seed}");
         }
         Err(error) => panic!("seed {seed}: {error}"),
     }
@@ -282,6 +367,7 @@ fn filled(seed: u64) -> (Disk, State) {
     for (submitter, history) in histories.iter_mut().enumerate() {
         history.work(submitter, &journal, &mut random, 1);
     }
+    Closings::default().work(&journal, &mut random, 2);
     drop(journal);
     let (journal, state) = open(&disk, config(1 << 30)).expect("opens");
     drop(journal);
@@ -333,6 +419,7 @@ fn a_full_disk_refuses_and_goes_on_when_there_is_room() {
         let (journal, _) = open(&disk, config(1 << 30)).expect("opens");
         let mut known = None;
         let mut full = 0;
+        let mut not_closed = 0;
         for number in 0..80 {
             // Sometimes not even a frame's header fits, sometimes all but its last byte.
             let space = (number % 3 == 0).then(|| random.below(250));
@@ -346,7 +433,20 @@ fn a_full_disk_refuses_and_goes_on_when_there_is_room() {
                 }
                 Err(error) => panic!("seed {seed}: {error}"),
             }
+            disk.set_space((number % 4 == 0).then(|| random.below(100)));
+            let (epoch_s, time_ms) = (journal.now_ms().div_euclid(1000), journal.now_ms());
+            let (sender, outcome) = channel();
+            journal.close_epoch(epoch_s, Box::new(move |result| drop(sender.send(result))));
+            match outcome.recv().expect("an answer") {
+                Ok(_) => assert!(journal.closed_s() >= epoch_s),
+                Err(CommitError::Full) => {
+                    assert!(number % 4 == 0 && journal.now_ms() - time_ms < 10_000);
+                    not_closed += 1;
+                }
+                Err(error) => panic!("seed {seed}: {error}"),
+            }
         }
+        assert!(not_closed > 1, "{not_closed}");
         assert!(full > 5, "{full}");
         // Power loss or not: what was cut back does not come again.
         let found = disk.after_power_loss(&mut random);
@@ -397,6 +497,7 @@ fn a_log_that_lost_its_end_goes_on_above_it_under_a_new_epoch() {
     let (epoch, kept) = (journal.origin().epoch, journal.disk_bytes().0);
     history.work(0, &journal, &mut random, 10);
     assert_eq!(journal.head(), Position(20));
+    let last_s = journal.read(Position(9), 1).expect("readable")[0].time_ms.div_euclid(1000);
     drop(journal);
 
     // As if the disk had forgotten ten acknowledged commits.
@@ -405,6 +506,9 @@ fn a_log_that_lost_its_end_goes_on_above_it_under_a_new_epoch() {
         let (journal, state) = open(&disk, big.clone()).expect("opens");
         assert_eq!((journal.head(), state.last), (Position(20), Position(10)));
         assert_ne!(journal.origin().epoch, epoch);
+        // Whoever knows what was lost is not told that nothing was deleted.
+        assert_eq!((state.complete.since, state.complete.since_ms), (Position(20), journal.now_ms()));
+        assert!(journal.closed_s() >= last_s);
         let mut follower = journal.follow(Position(10)).expect("follows");
         assert_eq!(follower.next(Duration::ZERO), Ok(Vec::new()));
         assert_eq!(journal.read(Position(3), 1).map(|commits| commits[0].position), Ok(Position(4)));

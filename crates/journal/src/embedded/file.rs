@@ -9,7 +9,7 @@ use crate::frame::{self, HEADER_BYTES, Header, Kind, Label};
 use crate::storage::{Storage, StoredFile};
 
 /// The version of all formats of this directory.
-pub(crate) const FORMAT: u32 = 1;
+pub(crate) const FORMAT: u32 = 2;
 
 /// Ends the name of a file that is being written; what a crash leaves of such files is removed at the next opening.
 pub(crate) const UNFINISHED: &str = ".tmp";
@@ -33,7 +33,7 @@ pub(crate) struct FileHead {
     pub(crate) position: u64,
     /// A segment: the last position before it in the log. An origin: its floor.
     pub(crate) previous: u64,
-    /// The time of the last commit before the segment, or in the state, or known to the origin.
+    /// How far time had come before the segment, at the end of the state, or as known to the origin.
     pub(crate) time_ms: i64,
 }
 

@@ -5,7 +5,9 @@
 //!    makes [`RUN_BYTES`], sorted by resource (and, of one resource, by position) and written to a *run*, a temporary file. After
 //!    [`RUNS_MAX`] runs, no further segment is begun; the rest is for the next fold.
 //! 2. The old state and all runs are read side by side in the order of resources; a resource and its steps make the new one,
-//!    which goes to the new state file. That is flushed, renamed, and its directory is flushed: only then does it count.
+//!    which goes to the new state file, or its tombstone, which is put aside in a file of its own ([`Graves`]).
+//! 3. The old state's tombstones join the new ones there. Once it is known which of all are among those that are kept, these are
+//!    added to the new state file. That is flushed, renamed, and its directory is flushed: only then does it count.
 
 use std::cmp::{Ordering, Reverse};
 use std::collections::BinaryHeap;
@@ -17,10 +19,10 @@ use lockstep_model::{Position, ResourceId};
 use super::file::{FrameReader, UNFINISHED, What};
 use super::segment::Segment;
 use super::state::{self, RecordWriter, StateFile, StateReader};
-use crate::codec::{Interner, Step, StepOperation, decode_commits, decode_steps};
+use crate::codec::{Interner, Step, StepOperation, decode_commits, decode_steps, decode_tombstones};
 use crate::frame::Kind;
 use crate::storage::Storage;
-use crate::{Change, JournalError, Operation, StateEntry, redo};
+use crate::{Change, Complete, JournalError, Operation, Retention, StateEntry, Tombstone, redo};
 
 /// A run is sorted in memory, where it takes about four times as much.
 const RUN_BYTES: usize = 16 << 20;
@@ -34,6 +36,8 @@ pub(crate) struct Fold<'a> {
     pub(crate) epoch: u64,
     /// The state so far; without one, the log begins at its beginning.
     pub(crate) state: Option<StateFile>,
+    /// How many tombstones are kept.
+    pub(crate) retention: Retention,
     /// Asked from time to time; the fold gives up when it says so.
     pub(crate) is_cancelled: &'a dyn Fn() -> bool,
 }
@@ -56,7 +60,7 @@ impl Fold<'_> {
         let mut runs = Vec::new();
         let sorted = self.sort(segments, &mut runs);
         let folded = sorted.and_then(|(position, time_ms)| {
-            let merged = self.merge(&runs, position, time_ms);
+            let merged = self.merge(&mut runs, position, time_ms);
             if merged.is_err() {
                 // It may not have come to be. What cannot be removed is removed at the next opening.
                 let _ = self.storage.remove(&format!("{}{UNFINISHED}", state::name(position)));
@@ -94,7 +98,9 @@ impl Fold<'_> {
                 }
                 decode_commits(header.payload(&raw), header.first, header.count, &mut names, |commit| {
                     if commit.position.0 > after {
-                        steps.extend(commit.changes.into_iter().map(|change| step(change, commit.position)));
+                        steps.extend(
+                            commit.changes.into_iter().map(|change| step(change, commit.position, commit.time_ms)),
+                        );
                     }
                 })
                 .map_err(|reason| reader.damaged(at, reason))?;
@@ -122,12 +128,13 @@ impl Fold<'_> {
         Ok(())
     }
 
-    /// Step 2.
-    fn merge(&self, runs: &[String], position: u64, time_ms: i64) -> Result<StateFile, FoldError> {
+    /// Steps 2 and 3. `runs` gets the names of temporary files.
+    fn merge(&self, runs: &mut Vec<String>, position: u64, time_ms: i64) -> Result<StateFile, FoldError> {
         let mut old = self.state.as_ref().map(|state| StateReader::open(self.storage, state)).transpose()?;
         let mut steps = MergedSteps::open(self.storage, runs)?;
         let head = (self.epoch, position, time_ms);
         let mut new = RecordWriter::create(self.storage, state::name(position), (What::State, Kind::Entries), head)?;
+        let mut graves = Graves::new(self, time_ms);
         let mut next_old = advance(&mut old)?;
         let mut next_step = steps.next()?;
         for merged in 1u64.. {
@@ -148,7 +155,14 @@ impl Fold<'_> {
             let mut same = Some(step);
             while let Some(step) = same {
                 let id = step.id.clone();
-                resource = apply(resource, step).map_err(|reason| self.contradiction(position, &id, reason))?;
+                let applied = apply(resource, step).map_err(|reason| self.contradiction(position, &id, reason))?;
+                resource = match applied {
+                    Applied::Lives(entry) => Some(entry),
+                    Applied::Ended(tombstone) => {
+                        graves.push(&tombstone, runs)?;
+                        None
+                    }
+                };
                 next_step = steps.next()?;
                 same = next_step.take_if(|step| step.id == id);
             }
@@ -156,7 +170,15 @@ impl Fold<'_> {
                 new.push(|encoder| encoder.entry(&entry))?;
             }
         }
-        Ok(new.finish_state(position)?)
+        let mut complete = Complete::default();
+        if let Some(mut old) = old {
+            while let Some(tombstone) = old.next_tombstone()? {
+                graves.push(&tombstone, runs)?;
+            }
+            complete = old.complete();
+        }
+        let complete = complete.and(graves.finish(&mut new)?);
+        Ok(new.finish_state(position, complete)?)
     }
 
     fn contradiction(&self, position: u64, id: &ResourceId, reason: &'static str) -> JournalError {
@@ -169,7 +191,7 @@ fn advance(old: &mut Option<StateReader>) -> Result<Option<StateEntry>, JournalE
     old.as_mut().map_or(Ok(None), StateReader::next)
 }
 
-fn step(change: Change, position: Position) -> Step {
+fn step(change: Change, position: Position, time_ms: i64) -> Step {
     let operation = match change.operation {
         Operation::Create(document) => StepOperation::Create(document),
         Operation::Update(mut leaves) => {
@@ -178,23 +200,128 @@ fn step(change: Change, position: Position) -> Step {
         }
         Operation::Delete(_) => StepOperation::Delete,
     };
-    Step { id: change.id, position, operation }
+    Step { id: change.id, position, time_ms, operation }
 }
 
-fn apply(resource: Option<StateEntry>, step: Step) -> Result<Option<StateEntry>, &'static str> {
-    let Step { id, position, operation } = step;
+/// What a step makes of a resource.
+enum Applied {
+    Lives(StateEntry),
+    Ended(Tombstone),
+}
+
+fn apply(resource: Option<StateEntry>, step: Step) -> Result<Applied, &'static str> {
+    let Step { id, position, time_ms, operation } = step;
     match (operation, resource) {
         (StepOperation::Create(document), None) => {
-            Ok(Some(StateEntry { id, document, created: position, modified: position }))
+            let (created_ms, modified_ms) = (time_ms, time_ms);
+            Ok(Applied::Lives(StateEntry {
+                id,
+                document,
+                created: position,
+                modified: position,
+                created_ms,
+                modified_ms,
+            }))
         }
         (StepOperation::Update(leaves), Some(mut entry)) => {
             redo(&mut entry.document, &leaves);
-            entry.modified = position;
-            Ok(Some(entry))
+            (entry.modified, entry.modified_ms) = (position, time_ms);
+            Ok(Applied::Lives(entry))
         }
-        (StepOperation::Delete, Some(_)) => Ok(None),
+        (StepOperation::Delete, Some(StateEntry { created, created_ms, .. })) => {
+            Ok(Applied::Ended(Tombstone { id, created, deleted: position, created_ms, deleted_ms: time_ms }))
+        }
         (StepOperation::Create(_), Some(_)) => Err("is created twice"),
         (StepOperation::Update(_) | StepOperation::Delete, None) => Err("is changed and does not exist"),
+    }
+}
+
+/// The tombstones of a new state, until it is known which of them are kept.
+struct Graves<'a> {
+    fold: &'a Fold<'a>,
+    /// Tombstones of this time and before are not kept.
+    forgotten_ms: i64,
+    kept_max: usize,
+    /// The last deletion that was dropped.
+    dropped: Complete,
+    /// Where the deletions in the file were committed. Cut back to the last ones now and then, so that its size has a bound.
+    positions: Vec<u64>,
+    /// Made by the first tombstone.
+    file: Option<RecordWriter<'a>>,
+}
+
+/// The file's name, but for its ending.
+const GRAVES: &str = "graves";
+
+impl<'a> Graves<'a> {
+    fn new(fold: &'a Fold<'a>, time_ms: i64) -> Self {
+        let age_ms = i64::try_from(fold.retention.deletions_age.as_millis()).unwrap_or(i64::MAX);
+        Self {
+            fold,
+            // By the log's own time: a clock that is wrong for a while then forgets no more than the commits it dates.
+            forgotten_ms: time_ms.saturating_sub(age_ms),
+            kept_max: usize::try_from(fold.retention.deletions_max).unwrap_or(usize::MAX),
+            dropped: Complete::default(),
+            positions: Vec::new(),
+            file: None,
+        }
+    }
+
+    fn push(&mut self, tombstone: &Tombstone, temporary: &mut Vec<String>) -> Result<(), JournalError> {
+        if tombstone.deleted_ms <= self.forgotten_ms {
+            self.drop(tombstone);
+            return Ok(());
+        }
+        let file = match &mut self.file {
+            Some(file) => file,
+            None => {
+                temporary.push(format!("{GRAVES}{UNFINISHED}"));
+                let kinds = (What::Steps, Kind::Tombstones);
+                let head = (self.fold.epoch, 0, 0);
+                self.file.insert(RecordWriter::create(self.fold.storage, GRAVES.to_owned(), kinds, head)?)
+            }
+        };
+        file.push(|encoder| encoder.tombstone(tombstone))?;
+        self.positions.push(tombstone.deleted.0);
+        if self.positions.len() >= self.kept_max.saturating_mul(2).max(1024) {
+            let kept = self.positions.len().min(self.kept_max);
+            let first = self.positions.len() - kept;
+            // The last one that goes stays: it says from where on all are known.
+            let first = first.saturating_sub(1);
+            self.positions.select_nth_unstable(first);
+            self.positions.drain(..first);
+        }
+        Ok(())
+    }
+
+    fn drop(&mut self, tombstone: &Tombstone) {
+        self.dropped = self.dropped.and(Complete { since: tombstone.deleted, since_ms: tombstone.deleted_ms });
+    }
+
+    /// Adds those that are kept to the state; since when they are complete. A commit's deletions are kept or dropped together.
+    fn finish(mut self, new: &mut RecordWriter<'_>) -> Result<Complete, JournalError> {
+        let Some(file) = self.file.take() else { return Ok(self.dropped) };
+        file.finish_temporary()?;
+        let mut dropped_through = self.dropped.since.0;
+        if let Some(last) = self.positions.len().checked_sub(self.kept_max.saturating_add(1)) {
+            let (_, last, _) = self.positions.select_nth_unstable(last);
+            dropped_through = dropped_through.max(*last);
+        }
+        new.go_on_with(Kind::Tombstones)?;
+        let (mut reader, _) = FrameReader::open(self.fold.storage, &format!("{GRAVES}{UNFINISHED}"), What::Steps)?;
+        let (mut names, mut raw, mut ready) = (Interner::default(), Vec::new(), Vec::new());
+        while let Some((at, header)) = reader.next_whole(&mut raw)? {
+            decode_tombstones(header.payload(&raw), header.count, &mut names, |tombstone| ready.push(tombstone))
+                .map_err(|reason| reader.damaged(at, reason))?;
+            for tombstone in ready.drain(..) {
+                if tombstone.deleted.0 > dropped_through {
+                    new.push(|encoder| encoder.tombstone(&tombstone))?;
+                } else {
+                    self.drop(&tombstone);
+                }
+            }
+        }
+        Ok(self.dropped)
     }
 }
 

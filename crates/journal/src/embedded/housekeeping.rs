@@ -137,6 +137,7 @@ fn pass(shared: &Shared, compact_through: u64) -> Result<(), FoldError> {
                 storage: &*shared.storage,
                 epoch: shared.epoch,
                 state: state.clone(),
+                retention: shared.config.retention,
                 is_cancelled: &is_cancelled,
             };
             let folded = fold.run(&segments[..sealed.len()])?;

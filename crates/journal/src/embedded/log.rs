@@ -20,6 +20,8 @@ pub(crate) struct Log {
 
 struct Published {
     head: u64,
+    /// How far time has come.
+    time_ms: i64,
     floor: u64,
     /// Oldest first; the last one grows. Never empty.
     segments: VecDeque<Arc<Segment>>,
@@ -61,14 +63,26 @@ pub(crate) fn take_some<'a>(commits: impl Iterator<Item = &'a Measured>, bytes_m
 }
 
 impl Log {
-    pub(crate) fn new(segments: VecDeque<Arc<Segment>>, head: u64, floor: u64, ring_bytes_max: usize) -> Self {
+    pub(crate) fn new(
+        segments: VecDeque<Arc<Segment>>,
+        (head, time_ms): (u64, i64),
+        floor: u64,
+        ring_bytes_max: usize,
+    ) -> Self {
         let ring = VecDeque::new();
-        let published = Published { head, floor, segments, ring, ring_bytes: 0, ring_after: head, is_closed: false };
+        let published =
+            Published { head, time_ms, floor, segments, ring, ring_bytes: 0, ring_after: head, is_closed: false };
         Self { published: Mutex::new(published), grown: Condvar::new(), ring_bytes_max }
     }
 
     pub(crate) fn head(&self) -> Position {
         Position(self.published.lock().head)
+    }
+
+    /// The head, and how far time has come with it.
+    pub(crate) fn head_and_time_ms(&self) -> (Position, i64) {
+        let published = self.published.lock();
+        (Position(published.head), published.time_ms)
     }
 
     pub(crate) fn oldest(&self) -> Position {
@@ -84,7 +98,7 @@ impl Log {
             extent.grow(frame);
             extent.time_ms = time_ms;
         }
-        published.head = frame.last;
+        (published.head, published.time_ms) = (frame.last, time_ms);
         for (commit, bytes) in commits {
             published.ring_bytes += bytes;
             published.ring.push_back((commit, bytes));
@@ -102,8 +116,13 @@ impl Log {
         drop(forgotten);
     }
 
+    /// Adds the segment that grows from here on. The last one goes when the new one has its place: it has no commits, so nobody reads it.
     pub(crate) fn push_segment(&self, segment: Arc<Segment>) {
-        self.published.lock().segments.push_back(segment);
+        let mut published = self.published.lock();
+        if published.segments.back().is_some_and(|last| last.first == segment.first) {
+            published.segments.pop_back();
+        }
+        published.segments.push_back(segment);
     }
 
     /// All segments, oldest first; the last one is the one that grows.

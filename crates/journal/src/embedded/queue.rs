@@ -28,6 +28,7 @@ struct Waiting {
 
 enum Item {
     Batch(Submitted),
+    Close(Closing),
     Seal(Sealing),
 }
 
@@ -44,10 +45,19 @@ pub(crate) struct Submitted {
 /// Who asked for the segment at hand to be sealed.
 pub(crate) type Sealing = Sender<Result<(), ReadError>>;
 
+/// An epoch to be closed.
+pub(crate) struct Closing {
+    /// The log's time once it is closed: its last millisecond.
+    pub(crate) end_ms: i64,
+    pub(crate) done: Done,
+}
+
 /// What the writer does next.
 pub(crate) enum Work {
     /// Commit these together.
     Group(Vec<Submitted>),
+    /// Close an epoch.
+    Close(Closing),
     /// Go on in a new segment.
     Seal(Sealing),
 }
@@ -72,6 +82,18 @@ impl Queue {
         waiting.bytes += submitted.bytes;
         waiting.items.push_back(Item::Batch(submitted));
         drop(waiting);
+        self.filled.notify_one();
+    }
+
+    /// Asks for an epoch to be closed. Takes no room and does not wait for any.
+    pub(crate) fn close_epoch(&self, closing: Closing) {
+        let mut waiting = self.waiting.lock();
+        if waiting.is_closed {
+            drop(waiting);
+            (closing.done)(Err(CommitError::Closed));
+            return;
+        }
+        waiting.items.push_back(Item::Close(closing));
         self.filled.notify_one();
     }
 
@@ -102,8 +124,9 @@ impl Queue {
                     bytes += submitted.bytes;
                     group.push(submitted);
                 }
+                Item::Close(closing) if group.is_empty() => return Some(Work::Close(closing)),
                 Item::Seal(sealing) if group.is_empty() => return Some(Work::Seal(sealing)),
-                Item::Batch(_) | Item::Seal(_) => {
+                Item::Batch(_) | Item::Close(_) | Item::Seal(_) => {
                     waiting.items.push_front(item);
                     break;
                 }

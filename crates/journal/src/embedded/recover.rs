@@ -10,21 +10,25 @@
 //!    byte. Cutting the file there by hand is then somebody's decision to lose what follows.
 //! 5. The last segment is flushed: what a killed process had written and not yet flushed is handed out, so it must be durable.
 //! 6. When the log ends before what is known to have been durable (a disk that lied, a file cut by hand), the log gets a new
-//!    epoch and goes on above that mark in a new segment: no position is given twice, and readers of before can be told.
+//!    epoch and goes on above that mark in a new segment: no position is given twice, and readers of before can be told. Its time goes
+//!    on in the next second, and its deletions are known from there on only: who knows what was lost must not miss that it is.
+//! 7. Since when deletions are known is handed out.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
 
+use lockstep_model::Position;
+
 use super::file::{FrameReader, Next, UNFINISHED, What, failed, random, remove};
 use super::origin::Record;
 use super::segment::{self, Frame, Segment, Tail, has_frame_after};
-use super::state::{self, StateFile, StateOrder};
+use super::state::{self, StateFile, StateOrder, decode_end};
 use super::versions::{Fingerprinter, Versions};
-use crate::codec::{CodecError, Interner, commits_time_ms, decode_commits, decode_entries};
+use crate::codec::{CodecError, Interner, commits_time_ms, decode_commits, decode_entries, decode_tombstones};
 use crate::frame::{Header, Kind};
 use crate::storage::Storage;
-use crate::{JournalError, Operation, Replayed};
+use crate::{Complete, JournalError, Operation, Replayed};
 
 /// Frames that are decompressed ahead of the decoding.
 const PIECES_AHEAD: usize = 4;
@@ -54,7 +58,7 @@ struct Scanned {
     segments: VecDeque<Arc<Segment>>,
     /// Of the last segment.
     tail: Option<Tail>,
-    /// The last commit's time as far as frames or heads told.
+    /// How far time had come as far as frames or heads told.
     time_ms: i64,
 }
 
@@ -97,9 +101,9 @@ pub(crate) fn recover(
             Err(panic) => std::panic::resume_unwind(panic),
         };
         // A scan that was cut short by an error of the replay knows no error of its own.
-        replayed.and(scanned)
+        Ok((replayed?, scanned?))
     })?;
-    let Scanned { mut segments, tail, mut time_ms } = scanned;
+    let (complete, Scanned { mut segments, tail, mut time_ms }) = scanned;
     time_ms = time_ms.max(origin.time_ms);
 
     let end = segments.back().map_or(0, |segment| segment.extent.lock().last);
@@ -114,6 +118,10 @@ pub(crate) fn recover(
             tracing::error!(end, mark, "the log ends before what was acknowledged; it goes on under a new epoch");
             origin.epoch = random()?;
             origin.mark = mark;
+            // Whatever was lost was committed, or closed, in a second that may be the last one known.
+            time_ms = time_ms.saturating_add(1000);
+            origin.time_ms = time_ms;
+            origin.lost = Complete { since: Position(mark), since_ms: time_ms };
             // Commits between the log's end and the state are lost to readers, though not to the state.
             origin.floor = origin.floor.max(if covered > end { covered } else { 0 });
             origin.store(storage)?;
@@ -122,6 +130,7 @@ pub(crate) fn recover(
         None => begin_segment(storage, &mut segments, origin.epoch, 1, 0, 0)?,
     };
     let head = end.max(mark);
+    each(Replayed::Complete(complete.and(origin.lost)));
     Ok(Recovered { origin, segments, state, versions, head, time_ms, tail })
 }
 
@@ -157,7 +166,7 @@ fn clean(storage: &dyn Storage, names: &[String]) -> Result<Option<StateFile>, J
     Ok(Some(StateFile { name, position, bytes }))
 }
 
-/// Decodes what the reading thread sends, until it ends.
+/// Decodes what the reading thread sends, until it ends; since when the state's tombstones are complete.
 fn replay(
     pieces: Receiver<Piece>,
     spent: Sender<Vec<u8>>,
@@ -165,8 +174,9 @@ fn replay(
     prints: &Fingerprinter,
     versions: &mut Versions,
     each: &mut dyn FnMut(Replayed),
-) -> Result<(), JournalError> {
+) -> Result<Complete, JournalError> {
     let mut names = Interner::default();
+    let mut complete = Complete::default();
     for Piece { header, raw, file, at } in pieces {
         let payload = header.payload(&raw);
         let decoded = match header.kind {
@@ -183,13 +193,17 @@ fn replay(
                     each(Replayed::Commit(Arc::new(commit)));
                 }
             }),
-            Kind::Head | Kind::Steps | Kind::End => Ok(()),
+            Kind::Tombstones => decode_tombstones(payload, header.count, &mut names, |tombstone| {
+                each(Replayed::Tombstone(tombstone));
+            }),
+            Kind::End => decode_end(payload).map(|found| complete = found),
+            Kind::Head | Kind::Steps => Ok(()),
         };
         decoded.map_err(|reason| damaged(&file, at, reason))?;
         // The scan may have ended.
         let _ = spent.send(raw);
     }
-    Ok(())
+    Ok(complete)
 }
 
 fn damaged(file: &str, at: u64, reason: CodecError) -> JournalError {
@@ -315,7 +329,7 @@ impl Scan<'_> {
                 Next::Frame(header, stored) => match header.open(stored, &mut raw) {
                     Ok(payload) => {
                         let time_ms = commits_time_ms(payload).map_err(|reason| reader.damaged(at, reason))?;
-                        if header.kind != Kind::Commits || header.first != extent.last + 1 || header.count == 0 {
+                        if header.kind != Kind::Commits || header.first != extent.last + 1 {
                             return Err(reader.damaged(at, CodecError("a frame is out of order")));
                         }
                         let last = header.last();
@@ -323,7 +337,7 @@ impl Scan<'_> {
                         extent.grow(&Frame { first: header.first, last, bytes, changes: header.changes });
                         extent.time_ms = time_ms;
                         let file = reader.shown().clone();
-                        if last > self.covered && !conveyor.send(Piece { header, raw, file, at }) {
+                        if header.count > 0 && last > self.covered && !conveyor.send(Piece { header, raw, file, at }) {
                             return Ok(());
                         }
                         continue;
@@ -340,7 +354,9 @@ impl Scan<'_> {
                     Some(header) => at + header.frame_bytes() < reader.end(),
                     None => false,
                 } || has_frame_after(self.storage, &segment.name, &**file, reader.salt(), at, reader.end())?;
-            if !is_last || is_followed || extent.last < self.mark {
+            // What `origin` knows of the log's time was durable as well.
+            let is_known = extent.last < self.mark || extent.time_ms < self.origin.time_ms;
+            if !is_last || is_followed || is_known {
                 return Err(reader.damaged(at, reason));
             }
             let cut = reader.end() - at;

@@ -40,7 +40,7 @@ pub(crate) struct Extent {
     pub(crate) bytes: u64,
     /// Changes in its commits.
     pub(crate) changes: u64,
-    /// The time of its last commit, or of the one before it.
+    /// How far time had come at its end.
     pub(crate) time_ms: i64,
     /// First positions of some frames, with where they begin. `None` until somebody needs it.
     pub(crate) index: Option<Vec<(u64, u64)>>,
@@ -81,7 +81,7 @@ pub(crate) fn parse_name(name: &str) -> Option<u64> {
 }
 
 impl Segment {
-    /// Makes an empty segment, durably.
+    /// Makes an empty segment, durably. One without commits that has the same place is replaced.
     pub(crate) fn create(
         storage: &dyn Storage,
         epoch: u64,

@@ -1,15 +1,17 @@
-//! State files: `state-<position>.ckpt`, every resource as it is at a position, sorted by type and id.
+//! State files: `state-<position>.ckpt`, every resource as it is at a position, sorted by type and id, and what was deleted.
 //!
-//! A head, frames of resources, and an end that says how many there are, so that a file that was cut between two frames is
-//! not taken for whole.
+//! A head, frames of resources, frames of tombstones in no order, and an end that says how many records there are, so that a file
+//! that was cut between two frames is not taken for whole, and since when the tombstones are complete.
 
 use std::sync::Arc;
 
+use lockstep_model::Position;
+
 use super::file::{self, FileHead, FrameReader, UNFINISHED, What, failed, random};
-use crate::codec::{CodecError, Encoder, Interner, decode_entries};
+use crate::codec::{CodecError, Encoder, Input, Interner, decode_entries, decode_tombstones};
 use crate::frame::{self, Kind, Label};
 use crate::storage::{Storage, StoredFile};
-use crate::{JournalError, StateEntry};
+use crate::{Complete, JournalError, StateEntry, Tombstone};
 
 /// A frame is ended when it has this many bytes before compression.
 const FRAME_BYTES: usize = 256 << 10;
@@ -37,13 +39,14 @@ pub(crate) fn parse_name(name: &str) -> Option<u64> {
     position.parse().ok().filter(|position| self::name(*position) == name)
 }
 
-/// Writes frames of records to a new file: a state, or the sorted steps of a fold.
+/// Writes frames of records to a new file: a state, or what a fold puts aside.
 pub(crate) struct RecordWriter<'a> {
     storage: &'a dyn Storage,
     /// Without [`UNFINISHED`].
     name: String,
     file: Arc<dyn StoredFile>,
     salt: u32,
+    what: What,
     kind: Kind,
     bytes: u64,
     flushed_bytes: u64,
@@ -74,6 +77,7 @@ impl<'a> RecordWriter<'a> {
             name,
             file,
             salt,
+            what,
             kind,
             bytes: 0,
             flushed_bytes: 0,
@@ -93,6 +97,13 @@ impl<'a> RecordWriter<'a> {
         if self.encoder.len() >= FRAME_BYTES { self.end_frame() } else { Ok(()) }
     }
 
+    /// Ends the frame at hand; the records after it are of this kind.
+    pub(crate) fn go_on_with(&mut self, kind: Kind) -> Result<(), JournalError> {
+        self.end_frame()?;
+        self.kind = kind;
+        Ok(())
+    }
+
     fn end_frame(&mut self) -> Result<(), JournalError> {
         if self.filling == 0 {
             return Ok(());
@@ -103,7 +114,7 @@ impl<'a> RecordWriter<'a> {
         self.filling = 0;
         self.encoder.begin();
         self.append()?;
-        if self.kind == Kind::Entries && self.bytes - self.flushed_bytes >= FLUSH_EVERY_BYTES {
+        if self.what == What::State && self.bytes - self.flushed_bytes >= FLUSH_EVERY_BYTES {
             self.file.sync().map_err(failed(self.storage, "cannot flush", &self.name))?;
             self.flushed_bytes = self.bytes;
         }
@@ -123,13 +134,15 @@ impl<'a> RecordWriter<'a> {
     }
 
     /// Ends a state file, durably, and gives it its name.
-    pub(crate) fn finish_state(mut self, position: u64) -> Result<StateFile, JournalError> {
+    pub(crate) fn finish_state(mut self, position: u64, complete: Complete) -> Result<StateFile, JournalError> {
         self.end_frame()?;
+        let mut end = complete.since.0.to_le_bytes().to_vec();
+        end.extend_from_slice(&complete.since_ms.to_le_bytes());
         frame::seal(
             &mut self.frame,
             self.salt,
             Label { kind: Kind::End, first: self.written, count: 0, changes: 0 },
-            &[],
+            &end,
         );
         self.append()?;
         file::finish(self.storage, &self.name, &*self.file)?;
@@ -141,37 +154,64 @@ impl<'a> RecordWriter<'a> {
 #[derive(Default)]
 pub(crate) struct StateOrder {
     records: u64,
-    has_ended: bool,
+    section: Section,
+}
+
+/// Where in a state file a reader is.
+#[derive(Default, Clone, Copy, PartialEq, Eq)]
+enum Section {
+    #[default]
+    Resources,
+    Tombstones,
+    End,
 }
 
 impl StateOrder {
-    /// Takes the next frame's header; true when it is the end.
-    pub(crate) fn next(&mut self, header: &frame::Header) -> Result<bool, CodecError> {
-        let is_next = header.first == self.records && !self.has_ended;
-        match header.kind {
-            Kind::Entries if is_next => self.records += u64::from(header.count),
-            Kind::End if is_next => self.has_ended = true,
-            Kind::Head | Kind::Commits | Kind::Steps | Kind::Entries | Kind::End => {
+    /// Takes the next frame's header.
+    pub(crate) fn next(&mut self, header: &frame::Header) -> Result<(), CodecError> {
+        let is_next = header.first == self.records;
+        match (header.kind, self.section) {
+            (Kind::Entries, Section::Resources) if is_next => {}
+            (Kind::Tombstones, Section::Resources | Section::Tombstones) if is_next => {
+                self.section = Section::Tombstones;
+            }
+            (Kind::End, Section::Resources | Section::Tombstones) if is_next => self.section = Section::End,
+            (Kind::Head | Kind::Commits | Kind::Steps | Kind::Entries | Kind::Tombstones | Kind::End, _) => {
                 return Err(CodecError("the frames of the state are out of order"));
             }
         }
-        Ok(self.has_ended)
+        self.records += u64::from(header.count);
+        Ok(())
     }
 
     /// Checks that the end was seen.
     pub(crate) fn end(&self) -> Result<(), CodecError> {
-        if self.has_ended { Ok(()) } else { Err(CodecError("the state is cut off")) }
+        if self.section == Section::End { Ok(()) } else { Err(CodecError("the state is cut off")) }
     }
 }
 
-/// Reads the resources of a state file, in order.
+/// The payload of a state's last frame: since when its tombstones are complete.
+///
+/// ```text
+/// u64 position | i64 time_ms
+/// ```
+pub(crate) fn decode_end(payload: &[u8]) -> Result<Complete, CodecError> {
+    let mut input = Input::new(payload);
+    let since = Position(u64::from_le_bytes(input.array()?));
+    Ok(Complete { since, since_ms: i64::from_le_bytes(input.array()?) })
+}
+
+/// Reads the records of a state file: the resources in order, then the tombstones.
 pub(crate) struct StateReader {
     reader: FrameReader,
     order: StateOrder,
     names: Interner,
     raw: Vec<u8>,
-    /// The frame at hand, the next resource last.
-    ready: Vec<StateEntry>,
+    /// Of the frame at hand, the next record last.
+    entries: Vec<StateEntry>,
+    tombstones: Vec<Tombstone>,
+    has_ended: bool,
+    complete: Complete,
 }
 
 impl StateReader {
@@ -182,23 +222,54 @@ impl StateReader {
             order: StateOrder::default(),
             names: Interner::default(),
             raw: Vec::new(),
-            ready: Vec::new(),
+            entries: Vec::new(),
+            tombstones: Vec::new(),
+            has_ended: false,
+            complete: Complete::default(),
         })
     }
 
+    /// The next resource; `None` when all have been read.
     pub(crate) fn next(&mut self) -> Result<Option<StateEntry>, JournalError> {
-        while self.ready.is_empty() {
-            let Some((at, header)) = self.reader.next_whole(&mut self.raw)? else {
-                return self.order.end().map(|()| None).map_err(|reason| self.reader.damaged(self.reader.at(), reason));
-            };
-            let has_ended = self.order.next(&header).map_err(|reason| self.reader.damaged(at, reason))?;
-            if !has_ended {
-                let ready = &mut self.ready;
-                decode_entries(header.payload(&self.raw), header.count, &mut self.names, |entry| ready.push(entry))
-                    .map_err(|reason| self.reader.damaged(at, reason))?;
-                self.ready.reverse();
-            }
+        while self.entries.is_empty() && self.tombstones.is_empty() && !self.has_ended {
+            self.load()?;
         }
-        Ok(self.ready.pop())
+        Ok(self.entries.pop())
+    }
+
+    /// The next tombstone, once all resources have been read.
+    pub(crate) fn next_tombstone(&mut self) -> Result<Option<Tombstone>, JournalError> {
+        while self.tombstones.is_empty() && !self.has_ended {
+            self.load()?;
+        }
+        Ok(self.tombstones.pop())
+    }
+
+    /// Since when the tombstones are complete, once all have been read.
+    pub(crate) fn complete(&self) -> Complete {
+        self.complete
+    }
+
+    fn load(&mut self) -> Result<(), JournalError> {
+        let Some((at, header)) = self.reader.next_whole(&mut self.raw)? else {
+            self.has_ended = true;
+            return self.order.end().map_err(|reason| self.reader.damaged(self.reader.at(), reason));
+        };
+        let payload = header.payload(&self.raw);
+        let loaded = self.order.next(&header).and_then(|()| match header.kind {
+            Kind::Tombstones => {
+                let tombstones = &mut self.tombstones;
+                decode_tombstones(payload, header.count, &mut self.names, |tombstone| tombstones.push(tombstone))
+            }
+            Kind::End => decode_end(payload).map(|complete| self.complete = complete),
+            Kind::Head | Kind::Commits | Kind::Steps | Kind::Entries => {
+                let entries = &mut self.entries;
+                decode_entries(payload, header.count, &mut self.names, |entry| entries.push(entry))
+            }
+        });
+        loaded.map_err(|reason| self.reader.damaged(at, reason))?;
+        self.entries.reverse();
+        self.tombstones.reverse();
+        Ok(())
     }
 }

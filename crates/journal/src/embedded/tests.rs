@@ -56,7 +56,7 @@ fn the_state_outlives_the_log_that_made_it() {
     drop(journal);
     let mut replayed = Vec::new();
     let journal = Embedded::open(dir.path(), config, &mut |r| replayed.push(r)).unwrap();
-    assert_eq!(replayed.len(), 100);
+    assert_eq!(replayed.len(), 101);
     assert_eq!(journal.oldest(), Position(50));
     assert!(journal.read(Position(50), 1 << 20).unwrap()[0].position == Position(51));
     assert_eq!(journal.follow(Position(60)).unwrap().next(Duration::ZERO).unwrap()[0].position, Position(61));
@@ -105,7 +105,7 @@ fn time_stands_still_when_the_clock_goes_back() {
 
 #[test]
 fn retention_drops_what_is_too_old_too_large_or_too_many() {
-    let keep = Retention { age: Duration::MAX, bytes_max: u64::MAX, changes_max: u64::MAX };
+    let keep = Retention { age: Duration::MAX, bytes_max: u64::MAX, changes_max: u64::MAX, ..Retention::default() };
     let check = |what: &str, retention: Retention, is_kept: &dyn Fn(&Embedded) -> bool| {
         let dir = tempfile::tempdir().unwrap();
         let now_ms = Arc::new(std::sync::atomic::AtomicI64::new(1_000_000));
@@ -127,6 +127,7 @@ fn retention_drops_what_is_too_old_too_large_or_too_many() {
             resources += match replayed {
                 Replayed::Entry(_) => 1,
                 Replayed::Commit(commit) => commit.changes.len(),
+                Replayed::Tombstone(_) | Replayed::Complete(_) => 0,
             }
         });
         assert_eq!((resources, journal.unwrap().head()), (200, Position(200)), "{what}");
@@ -177,5 +178,109 @@ fn files_of_another_format_are_named() {
     crate::frame::seal(&mut bytes, 0, label, &raw);
     std::fs::write(&path, bytes).unwrap();
     let opened = Embedded::open(dir.path(), Config::default(), &mut |_| {}).map(drop);
-    assert!(matches!(opened, Err(JournalError::Format { found: 7, known: 1, .. })), "{opened:?}");
+    assert!(matches!(opened, Err(JournalError::Format { found: 7, known: 2, .. })), "{opened:?}");
+}
+
+fn delete(id: &str, value: i64, at: Position) -> Batch {
+    let mut batch = create(id, value);
+    batch.changes[0].0.operation = Operation::Delete(Document::new(vec![("n".into(), Value::Long(value))]));
+    batch.changes[0].1 = Expect::At(at);
+    batch
+}
+
+/// A journal whose clock is set by hand, in seconds.
+fn with_clock(config: Config) -> (Config, Arc<std::sync::atomic::AtomicI64>) {
+    let now_s = Arc::new(std::sync::atomic::AtomicI64::new(1_000));
+    let clock = Clock::new({
+        let now_s = now_s.clone();
+        move || now_s.load(std::sync::atomic::Ordering::Relaxed) * 1000
+    });
+    (Config { clock, ..config }, now_s)
+}
+
+#[test]
+fn a_state_forgets_the_oldest_deletions_and_says_since_when_it_knows_all() {
+    let check = |retention: Retention, expected: std::ops::RangeInclusive<u64>, since: u64, since_ms: i64| {
+        let dir = tempfile::tempdir().unwrap();
+        let (config, now_s) = with_clock(Config { retention, segment_bytes_max: 500, ..Config::default() });
+        let journal = open(dir.path(), &config);
+        for n in 1..=40u64 {
+            now_s.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+            let at = commit(&journal, create("r", n as i64)).unwrap();
+            assert_eq!(commit(&journal, delete("r", n as i64, at)), Ok(Position(2 * n)));
+            // Some folds, each of which takes up what the one before remembered.
+            if n % 10 == 0 {
+                journal.compact(journal.head()).unwrap();
+            }
+        }
+        drop(journal);
+        let mut found = Vec::new();
+        let mut complete = None;
+        let each = &mut |replayed| match replayed {
+            Replayed::Tombstone(tombstone) => found.push(tombstone.deleted.0 / 2),
+            Replayed::Complete(known) => complete = Some(known),
+            other => panic!("{other:?}"),
+        };
+        drop(Embedded::open(dir.path(), config, each).unwrap());
+        found.sort_unstable();
+        assert_eq!(found, expected.collect::<Vec<_>>());
+        assert_eq!(complete, Some(crate::Complete { since: Position(since), since_ms }));
+    };
+    let keep = Retention { deletions_age: Duration::MAX, deletions_max: u64::MAX, ..Retention::default() };
+    check(keep, 1..=40, 0, 0);
+    check(Retention { deletions_max: 40, ..keep }, 1..=40, 0, 0);
+    check(Retention { deletions_max: 15, ..keep }, 26..=40, 50, 1_025_000);
+    check(Retention { deletions_max: 5, ..keep }, 36..=40, 70, 1_035_000);
+    #[allow(clippy::reversed_empty_ranges, reason = "none are kept")]
+    check(Retention { deletions_max: 0, ..keep }, 41..=40, 80, 1_040_000);
+    check(Retention { deletions_age: Duration::from_secs(12), ..keep }, 29..=40, 56, 1_028_000);
+    check(Retention { deletions_age: Duration::from_secs(12), deletions_max: 3, ..keep }, 38..=40, 74, 1_037_000);
+}
+
+#[test]
+fn a_closed_epoch_stays_closed_when_the_clock_goes_back_over_a_restart() {
+    let dir = tempfile::tempdir().unwrap();
+    let (config, now_s) = with_clock(Config::default());
+    let mut closed_s = 0;
+    for (n, clock_s) in [1_000, 1_000, 400, 1_001, 5_000, 0].into_iter().enumerate() {
+        now_s.store(clock_s, std::sync::atomic::Ordering::Relaxed);
+        let journal = open(dir.path(), &config);
+        assert_eq!(journal.closed_s().max(0), closed_s);
+        assert_eq!(journal.now_ms() / 1000, clock_s.max(closed_s));
+        let head = journal.head();
+        commit(&journal, create(&format!("r{n}"), 0)).unwrap();
+        let time_ms = journal.read(head, 1).unwrap()[0].time_ms;
+        assert_eq!(time_ms, (clock_s * 1000).max((closed_s + 1) * 1000));
+        closed_s = journal.now_ms() / 1000 + n as i64 % 2 * 30;
+        let (sender, outcome) = channel();
+        journal.close_epoch(closed_s, Box::new(move |result| drop(sender.send(result))));
+        assert_eq!(outcome.recv().unwrap(), Ok(Position(n as u64 + 1)));
+        if n == 2 {
+            journal.compact(journal.head()).unwrap();
+        }
+    }
+}
+
+#[test]
+fn closing_epochs_for_long_does_not_fill_the_disk() {
+    let dir = tempfile::tempdir().unwrap();
+    let (config, now_s) = with_clock(Config { segment_bytes_max: 4_000, ..Config::default() });
+    let mut journal = open(dir.path(), &config);
+    for round in 0..3 {
+        for _ in 0..500 {
+            let epoch_s = now_s.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+            let (sender, outcome) = channel();
+            journal.close_epoch(epoch_s, Box::new(move |result| drop(sender.send(result))));
+            assert_eq!(outcome.recv().unwrap(), Ok(journal.head()));
+        }
+        assert!(journal.disk_bytes().0 < 2 * 4_200, "{:?}", journal.disk_bytes());
+        let closed_s = journal.closed_s();
+        drop(journal);
+        journal = open(dir.path(), &config);
+        assert_eq!(journal.closed_s(), closed_s);
+        if round == 1 {
+            commit(&journal, create("a", 1)).unwrap();
+        }
+        assert_eq!(journal.read(Position::ZERO, 1 << 20).unwrap().len() as u64, journal.head().0);
+    }
 }

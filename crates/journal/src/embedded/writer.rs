@@ -14,6 +14,9 @@
 //! 7. One flush (`fdatasync`).
 //! 8. The commits are published to readers and followers, and each batch is answered.
 //!
+//! Closing an epoch is a group without batches whose time is the epoch's last millisecond, with steps 5 to 8. Nothing is written when
+//! time has come so far already: so each second costs one flush at most, however often it is closed.
+//!
 //! # When a step fails
 //! - No space at 5 or 6: the segment is cut back to its last whole frame, the cut is flushed, the versions are restored and the
 //!   group is answered `Full`. Positions were not used up. Later groups are tried anew.
@@ -27,7 +30,7 @@ use lockstep_model::Position;
 
 use super::Shared;
 use super::log::Measured;
-use super::queue::{Submitted, Work};
+use super::queue::{Closing, Submitted, Work};
 use super::segment::{Frame, Segment, Tail};
 use super::versions::{Fingerprint, Versions};
 use crate::codec::Encoder;
@@ -41,6 +44,10 @@ const GROUP_BYTES_MAX: usize = 4 << 20;
 /// Most bytes of a batch, encoded. Readers hold a whole commit in memory, several times as large.
 pub(crate) const BATCH_BYTES_MAX: usize = 64 << 20;
 
+/// Groups without commits, since the last one with, take at most about this many bytes; then a new segment begins, or replaces one that
+/// has no commits. So a site where nothing happens but epochs being closed does not fill the disk, nor opening's time.
+const IDLE_BYTES_MAX: u64 = 1 << 20;
+
 /// The thread's own; see the module.
 pub(crate) struct Writer {
     pub(crate) shared: Arc<Shared>,
@@ -50,8 +57,10 @@ pub(crate) struct Writer {
     pub(crate) tail: Tail,
     /// The last durable commit's position.
     pub(crate) head: u64,
-    /// And its time.
+    /// How far time has come: its time, or the last millisecond of a second that was closed since.
     pub(crate) time_ms: i64,
+    /// What groups without commits take at the segment's end.
+    pub(crate) idle_bytes: u64,
     pub(crate) encoder: Encoder,
     /// The frame being written.
     pub(crate) frame: Vec<u8>,
@@ -92,8 +101,13 @@ impl Writer {
                 (Work::Group(group), Some(reason)) => {
                     group.into_iter().for_each(|batch| (batch.done)(Err(CommitError::Poisoned(reason.clone()))));
                 }
+                (Work::Close(closing), None) => poisoned = self.close_epoch(closing).err(),
+                (Work::Close(closing), Some(reason)) => {
+                    (closing.done)(Err(CommitError::Poisoned(reason.clone())));
+                }
                 (Work::Seal(sealing), None) => {
-                    let sealed = self.seal_segment();
+                    // A segment without commits is as good as a new one.
+                    let sealed = if self.head < self.segment.first { Ok(()) } else { self.begin_segment() };
                     poisoned = match &sealed {
                         Err(Failure::Broken(reason)) => Some(reason.clone()),
                         Err(Failure::Full) | Ok(()) => None,
@@ -113,7 +127,7 @@ impl Writer {
 
     /// Steps 3 to 8; the error is the reason to refuse all that follows.
     fn write(&mut self, batches: Vec<Submitted>) -> Result<(), Arc<str>> {
-        let time_ms = self.shared.clock.now_ms().max(self.time_ms);
+        let time_ms = self.shared.clock.now_ms().max(next_time_ms(self.time_ms));
         self.encoder.begin_commits(time_ms);
         let mut group = Group::default();
         for submitted in batches {
@@ -140,6 +154,35 @@ impl Writer {
             Err(Failure::Broken(reason)) => {
                 tracing::error!(%reason, "the journal refuses writes from here on");
                 group.refuse(&CommitError::Poisoned(reason.clone()));
+                Err(reason)
+            }
+        }
+    }
+
+    /// Closes an epoch; the error is the reason to refuse all that follows.
+    fn close_epoch(&mut self, closing: Closing) -> Result<(), Arc<str>> {
+        let Closing { end_ms, done } = closing;
+        if self.time_ms >= end_ms {
+            done(Ok(Position(self.head)));
+            return Ok(());
+        }
+        self.encoder.begin_commits(end_ms);
+        let label = Label { kind: Kind::Commits, first: self.head + 1, count: 0, changes: 0 };
+        match self.append(label) {
+            Ok(()) => {
+                let idle_bytes = self.idle_bytes + self.frame.len() as u64;
+                self.answer(Group::default(), end_ms, label);
+                self.idle_bytes = idle_bytes;
+                done(Ok(Position(self.head)));
+                Ok(())
+            }
+            Err(Failure::Full) => {
+                done(Err(CommitError::Full));
+                Ok(())
+            }
+            Err(Failure::Broken(reason)) => {
+                tracing::error!(%reason, "the journal refuses writes from here on");
+                done(Err(CommitError::Poisoned(reason.clone())));
                 Err(reason)
             }
         }
@@ -198,8 +241,10 @@ impl Writer {
 
     /// Steps 5 to 7.
     fn append(&mut self, label: Label) -> Result<(), Failure> {
-        if self.end() >= self.shared.config.segment_bytes_max {
-            self.seal_segment()?;
+        // One with nothing in it would be replaced by its like.
+        let is_fresh = self.head < self.segment.first && self.idle_bytes == 0;
+        if !is_fresh && (self.end() >= self.shared.config.segment_bytes_max || self.idle_bytes >= IDLE_BYTES_MAX) {
+            self.begin_segment()?;
         }
         self.frame.clear();
         frame::seal(&mut self.frame, self.tail.salt, label, self.encoder.finish());
@@ -223,16 +268,14 @@ impl Writer {
         self.segment.extent.lock().bytes
     }
 
-    /// Step 5. A segment without commits is as good as a new one.
-    fn seal_segment(&mut self) -> Result<(), Failure> {
-        if self.head < self.segment.first {
-            return Ok(());
-        }
+    /// Step 5. A segment without commits is replaced: its head says how far time had come, which is all that was in it.
+    fn begin_segment(&mut self) -> Result<(), Failure> {
         let shared = &self.shared;
-        let created = Segment::create(&*shared.storage, shared.epoch, self.head + 1, self.head, self.time_ms);
+        let previous = if self.head < self.segment.first { self.segment.previous } else { self.head };
+        let created = Segment::create(&*shared.storage, shared.epoch, self.head + 1, previous, self.time_ms);
         let (segment, tail) = created.map_err(|error| Failure::of_journal(&error))?;
         shared.log.push_segment(segment.clone());
-        (self.segment, self.tail) = (segment, tail);
+        (self.segment, self.tail, self.idle_bytes) = (segment, tail, 0);
         shared.store_origin(self.head, self.time_ms);
         shared.housekeeping.wake();
         Ok(())
@@ -255,11 +298,16 @@ impl Writer {
             })
             .collect();
         self.head = last;
-        self.time_ms = time_ms;
+        (self.time_ms, self.idle_bytes) = (time_ms, 0);
         self.shared.log.grow(&frame, time_ms, commits.into_iter());
         dones.into_iter().for_each(|(done, position)| done(Ok(position)));
         group.refused.into_iter().for_each(|(done, error)| done(Err(error)));
     }
+}
+
+/// The least time that a commit can have once time has come to `time_ms`: the last millisecond of a second closes it.
+fn next_time_ms(time_ms: i64) -> i64 {
+    if time_ms.rem_euclid(1000) == 999 { time_ms.saturating_add(1) } else { time_ms }
 }
 
 impl Group {
@@ -312,6 +360,7 @@ impl Drop for CloseOnExit {
                 Work::Group(group) => group.into_iter().for_each(|batch| (batch.done)(Err(CommitError::Closed))),
                 // Dropping the sender tells whoever waits.
                 Work::Seal(_) => {}
+                Work::Close(closing) => (closing.done)(Err(CommitError::Closed)),
             }
         }
         self.0.log.close();
