@@ -204,7 +204,12 @@ impl Addresses {
             }
         }
         let message = "others keep making resource addresses";
-        Err(Error::new(lockstep_contract::ErrorKind::ServiceUnavailable, "lockstep.stats.addresses_busy", message, Vec::new()))
+        Err(Error::new(
+            lockstep_contract::ErrorKind::ServiceUnavailable,
+            "lockstep.stats.addresses_busy",
+            message,
+            Vec::new(),
+        ))
     }
 }
 

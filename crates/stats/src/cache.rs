@@ -65,7 +65,8 @@ pub(crate) async fn get(stats: &Arc<Stats>, _: Context, input: GetInput) -> Resu
     let now_s = stats.now_s();
     let (end_s, after) = match input.page.filter(|page| !page.is_empty()) {
         Some(page) => {
-            let place = read_at(&scope.read(&page, "page")?).ok_or_else(|| invalid("page", "no page of this question"))?;
+            let place =
+                read_at(&scope.read(&page, "page")?).ok_or_else(|| invalid("page", "no page of this question"))?;
             (place.0, Some(place.1))
         }
         None => (end_asked.unwrap_or(now_s), None),
@@ -80,7 +81,10 @@ pub(crate) async fn get(stats: &Arc<Stats>, _: Context, input: GetInput) -> Resu
     }
     if end_s > now_s + AHEAD_MAX_S {
         let place = if end_asked.is_some() { "end_epoch" } else { "start_epoch" };
-        return Err(invalid(place, &format!("more than {AHEAD_MAX_S} s ahead of the server's clock, which says {now_s}")));
+        return Err(invalid(
+            place,
+            &format!("more than {AHEAD_MAX_S} s ahead of the server's clock, which says {now_s}"),
+        ));
     }
     // A client cannot name a moment that nobody has closed yet: closing what is closed already costs nothing.
     stats.site.close_epoch(end_s).await.map_err(|error| commit_error(&error))?;
@@ -110,7 +114,12 @@ fn refuse(error: &EpochError) -> Error {
         }
         other => {
             tracing::error!(error = %other, "a net change could not be read");
-            Error::new(ErrorKind::InternalServerError, "lockstep.internal", "the server failed; its log says why", Vec::new())
+            Error::new(
+                ErrorKind::InternalServerError,
+                "lockstep.internal",
+                "the server failed; its log says why",
+                Vec::new(),
+            )
         }
     }
 }

@@ -107,7 +107,8 @@ fn page(stats: &Stats, filter: FilterSpec) -> Result<DataPointsResult, Error> {
         let mid = one.counter.mid().to_string();
         for Point { time_s, value } in found {
             if points.len() == PAGE_POINTS {
-                let next = last.map(|(mid, rid, time_s): (i64, u64, i64)| scope.token(&format!("{mid}:{rid}:{time_s}")));
+                let next =
+                    last.map(|(mid, rid, time_s): (i64, u64, i64)| scope.token(&format!("{mid}:{rid}:{time_s}")));
                 return Ok(DataPointsResult { data_points: points, next });
             }
             last = Some((one.counter.mid(), one.rid, time_s));

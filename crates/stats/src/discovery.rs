@@ -59,7 +59,10 @@ pub(crate) async fn list_counters(_: &Arc<Stats>, _: Context, input: ListInput) 
     let is_wanted = |counter: &&Counter| {
         filter.cid.as_ref().is_none_or(|cid| cid == counter.cid)
             && filter.metric.as_ref().is_none_or(|metric| metric == counter.metric)
-            && filter.types.as_ref().is_none_or(|types| types.is_empty() || types.iter().any(|t| t == counter.kind.name()))
+            && filter
+                .types
+                .as_ref()
+                .is_none_or(|types| types.is_empty() || types.iter().any(|t| t == counter.kind.name()))
     };
     Ok(COUNTERS.iter().filter(is_wanted).map(info).collect())
 }
@@ -91,13 +94,17 @@ fn metadata(counter: &Counter) -> Metadata {
         sample_type: counter.sample,
         units: counter.units,
         scale: Some(counter.scale),
-        user_info: Some(UserInfo { label: message("label", counter.metric), description: message("description", counter.doc) }),
+        user_info: Some(UserInfo {
+            label: message("label", counter.metric),
+            description: message("description", counter.doc),
+        }),
         pid: None,
     }
 }
 
 fn set_info(set: CounterSet) -> SetInfo {
-    let counters = set.counters().map(|counter| CidMid { cid: counter.cid.to_owned(), mid: Some(counter.mid().to_string()) });
+    let counters =
+        set.counters().map(|counter| CidMid { cid: counter.cid.to_owned(), mid: Some(counter.mid().to_string()) });
     SetInfo { id: set.id(), counters: counters.collect(), user_info: None }
 }
 

@@ -43,7 +43,11 @@ impl AddressFilter {
         for (i, entry) in resources.iter().enumerate() {
             let Some((resource_type, scheme, id)) = split(entry) else {
                 let message = format!("{entry:?} is not of the form type.<TYPE>[.<scheme>]=<id>");
-                return Err(Error::invalid_argument("lockstep.stats.resource_filter", &format!("{place}[{i}]"), &message));
+                return Err(Error::invalid_argument(
+                    "lockstep.stats.resource_filter",
+                    &format!("{place}[{i}]"),
+                    &message,
+                ));
             };
             match ResourceKind::from_name(resource_type) {
                 Some(kind) if scheme == SCHEME => filter.ids.entry(kind).or_default().push(id.to_owned()),
@@ -94,7 +98,9 @@ mod tests {
         assert_eq!(split("type.VM=vm-41"), Some(("VM", "moid", "vm-41")));
         assert_eq!(split("type.VM.moid=vm-41"), Some(("VM", "moid", "vm-41")));
         assert_eq!(split("type.VM.uuid=a=b"), Some(("VM", "uuid", "a=b")));
-        for wrong in ["", "VM=1", "type.=1", "type.VM", "type.VM=", "type.VM.a.b=1", "type.VM.=1", "kind.VM=1", "type=1"] {
+        for wrong in
+            ["", "VM=1", "type.=1", "type.VM", "type.VM=", "type.VM.a.b=1", "type.VM.=1", "kind.VM=1", "type=1"]
+        {
             assert_eq!(split(wrong), None, "{wrong}");
         }
     }

@@ -51,7 +51,9 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use lockstep_contract::services::stats::{acq_specs, addresses as address_ops, agents, counters, data as data_ops, series as series_ops};
+use lockstep_contract::services::stats::{
+    acq_specs, addresses as address_ops, agents, counters, data as data_ops, series as series_ops,
+};
 use lockstep_series::{Store, StoreError};
 use lockstep_site::Site;
 use lockstep_site::table::Table;
@@ -164,7 +166,10 @@ impl Stats {
             while site.upgrade().is_some_and(|site| !site.progress().borrow().is_stopping) {
                 store.wait_for_work(HOUSEKEEPING_INTERVAL);
                 if let Err(error) = store.housekeep() {
-                    tracing::error!(error = &error as &dyn std::error::Error, "the series store could not be kept in order");
+                    tracing::error!(
+                        error = &error as &dyn std::error::Error,
+                        "the series store could not be kept in order"
+                    );
                 }
             }
         })

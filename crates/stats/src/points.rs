@@ -74,8 +74,11 @@ fn check(bytes: &[u8]) -> Result<Checked, Error> {
     if count > BATCH_POINTS_MAX {
         return Err(invalid("points", format!("{count} points; a batch has at most {BATCH_POINTS_MAX}")));
     }
-    let mut checked =
-        Checked { addresses: Vec::new(), runs: Vec::with_capacity(batch.series.len()), points: Vec::with_capacity(count) };
+    let mut checked = Checked {
+        addresses: Vec::new(),
+        runs: Vec::with_capacity(batch.series.len()),
+        points: Vec::with_capacity(count),
+    };
     let mut known: HashMap<Address, usize> = HashMap::new();
     let mut last: Option<(Vec<lockstep_contract::points::Identifier>, usize)> = None;
     for (i, series) in batch.series.into_iter().enumerate() {
@@ -84,7 +87,11 @@ fn check(bytes: &[u8]) -> Result<Checked, Error> {
         checked.push_points(&series, i)?;
         // Counters of one resource come in a row: the address is most often that of the run before.
         let address = match &last {
-            Some((identifiers, index)) if *identifiers == series.address && checked.addresses[*index].kind() == counter.kind => *index,
+            Some((identifiers, index))
+                if *identifiers == series.address && checked.addresses[*index].kind() == counter.kind =>
+            {
+                *index
+            }
             _ => {
                 let address = address(&series, counter, i)?;
                 let index = *known.entry(address).or_insert_with_key(|address| {

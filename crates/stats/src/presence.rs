@@ -49,7 +49,10 @@ impl Presence {
         let now_s = site.log_now_s();
         let known = view.ids(STATS_PROVIDER, None).filter_map(|id| {
             let document = view.get(&id)?.document;
-            Some((String::from(id.id), Seen { at: Instant::now(), at_s: now_s, counters: Arc::new(counters_of(&document)) }))
+            Some((
+                String::from(id.id),
+                Seen { at: Instant::now(), at_s: now_s, counters: Arc::new(counters_of(&document)) },
+            ))
         });
         Self { absent_after, seen: Mutex::new(known.collect()), wake: Notify::new() }
     }

@@ -79,12 +79,16 @@ impl SeriesIndex {
         let by_cid = self.by_cid.read();
         let mut out = Vec::new();
         for (cid, known) in by_cid.iter() {
-            let Some(counter) = lockstep_contract::counters::counter(cid).filter(|counter| is_wanted(counter)) else { continue };
+            let Some(counter) = lockstep_contract::counters::counter(cid).filter(|counter| is_wanted(counter)) else {
+                continue;
+            };
             let mut push = |rid: &Rid| out.push(SeriesRef { counter, rid: *rid });
             match rids {
                 None => known.iter().for_each(&mut push),
                 // The smaller set is walked.
-                Some(wanted) if wanted.len() < known.len() => wanted.iter().filter(|r| known.contains(r)).for_each(&mut push),
+                Some(wanted) if wanted.len() < known.len() => {
+                    wanted.iter().filter(|r| known.contains(r)).for_each(&mut push)
+                }
                 Some(wanted) => known.iter().filter(|r| wanted.contains(r)).for_each(&mut push),
             }
         }
@@ -134,18 +138,25 @@ fn answer(stats: &Stats, filter: FilterSpec) -> Result<SeriesResult, Error> {
     };
     let selected = stats.index.select(is_wanted, rids.as_ref());
     let is_latest = filter.latest.unwrap_or(false);
-    let resolution = if is_latest { Resolution::Raw } else { filter.resolution.unwrap_or_else(|| stats.finest(filter.start)) };
+    let resolution =
+        if is_latest { Resolution::Raw } else { filter.resolution.unwrap_or_else(|| stats.finest(filter.start)) };
     let mut left = ANSWER_POINTS_MAX;
     let mut series = Vec::with_capacity(selected.len());
     for one in selected {
         let columns = if is_latest {
-            let latest = stats.store.latest(one.key()).filter(|point| (start_s..end_s).contains(&point.time_s));
+            let latest = stats
+                .store
+                .latest(one.key())
+                .map_err(|error| store_error(&error))?
+                .filter(|point| (start_s..end_s).contains(&point.time_s));
             from_points(latest.into_iter().collect())
         } else {
             stats.columns(one.key(), resolution, start_s, end_s, left + 1)?
         };
         left = left.checked_sub(columns.times.len()).ok_or_else(|| {
-            let message = format!("more than {ANSWER_POINTS_MAX} points: ask for a shorter time, fewer series or a coarser resolution");
+            let message = format!(
+                "more than {ANSWER_POINTS_MAX} points: ask for a shorter time, fewer series or a coarser resolution"
+            );
             invalid("filter", &message)
         })?;
         if columns.times.is_empty() {
@@ -216,13 +227,13 @@ pub(crate) async fn store_info(stats: &Arc<Stats>, _: Context, _: NoInput) -> Re
     let number = |value: u64| i64::try_from(value).unwrap_or(i64::MAX);
     Ok(StoreInfo {
         series: number(figures.series as u64),
-        points: number(figures.points),
+        points: number(figures.raw_points + figures.head_points as u64),
         raw_bytes: number(figures.raw_bytes),
-        tier_bytes: number(figures.tier_bytes),
+        tier_bytes: number(figures.five_minutes_bytes + figures.hour_bytes),
         log_bytes: number(figures.log_bytes),
         memory_bytes: number(figures.memory_bytes as u64),
         stored: number(figures.points_stored),
-        refused: number(figures.points_refused),
+        refused: number(figures.points_too_old + figures.points_too_new),
         waiting: stats.config.store.keep_for_forwarding.then(|| number(stats.store.forward_lag().points)),
     })
 }

@@ -132,7 +132,8 @@ fn read_resources(asked: Vec<RsrcId>, kind: ResourceKind) -> Result<Vec<Identifi
         };
         let takes: Vec<&str> = kind.address_types().iter().map(|kind| kind.name()).collect();
         if !takes.contains(&&*resource_type) {
-            let message = format!("{resource_type:?} is no identifier of these counters: they take {}", takes.join(" and "));
+            let message =
+                format!("{resource_type:?} is no identifier of these counters: they take {}", takes.join(" and "));
             return Err(refuse(".type", message));
         }
         if out.iter().any(|other| other.resource_type == resource_type) {
@@ -222,7 +223,8 @@ impl Spec {
         if let Some(counters) = asked.counters {
             out.counters = Counters::read(counters)?;
         }
-        let kind = out.counters.kind().ok_or_else(|| invalid("acq_spec.counters", "its counters do not exist any more"))?;
+        let kind =
+            out.counters.kind().ok_or_else(|| invalid("acq_spec.counters", "its counters do not exist any more"))?;
         let resources = asked.resources.unwrap_or_else(|| self.resources.iter().map(Identifier::show).collect());
         out.resources = read_resources(resources, kind)?;
         if asked.interval.is_some() {

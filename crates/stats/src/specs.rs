@@ -5,10 +5,10 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use lockstep_contract::Error;
 use lockstep_contract::services::stats::acq_specs::{
     CreateInput, IdInput, Info, ListInput, ListResult, Status, UpdateInput,
 };
-use lockstep_contract::Error;
 use lockstep_model::builtin::ACQ_SPEC;
 use lockstep_model::{Position, ResourceId};
 use lockstep_query::View;
@@ -36,7 +36,8 @@ impl Ids {
         let view = site.view();
         let number = |id: &ResourceId| id.id.parse::<u64>().ok();
         let live = view.ids(ACQ_SPEC, None).filter_map(|id| number(&id)).max();
-        let deleted = site.deleted_of(&view, ACQ_SPEC).iter().filter_map(number).max();
+        let deleted = site.remembered_deletions(&view);
+        let deleted = deleted.iter().filter(|id| id.resource_type.as_str() == ACQ_SPEC).filter_map(number).max();
         Self { last: AtomicU64::new(live.max(deleted).unwrap_or(0)) }
     }
 
@@ -46,7 +47,11 @@ impl Ids {
 }
 
 fn not_found(id: &str) -> Error {
-    Error::not_found("lockstep.stats.acq_spec_not_found", format!("no acquisition specification {id}"), vec![id.to_owned()])
+    Error::not_found(
+        "lockstep.stats.acq_spec_not_found",
+        format!("no acquisition specification {id}"),
+        vec![id.to_owned()],
+    )
 }
 
 fn resource(id: &str) -> ResourceId {

@@ -9,11 +9,11 @@ use std::time::Duration;
 
 use lockstep_contract::services::stats::acq_specs::Status;
 use lockstep_journal::{Batch, Change, Expect, Operation};
-use lockstep_model::builtin::ACQ_SPEC;
 use lockstep_model::ResourceId;
+use lockstep_model::builtin::ACQ_SPEC;
 use lockstep_query::{
-    Comparable, CompositeOperator, FilterSpec, Limits, Operator, PropertyFilter, Query, QuerySpec, SortDirection, SortSpec,
-    View,
+    Comparable, CompositeOperator, FilterSpec, Limits, Operator, PropertyFilter, Query, QuerySpec, SortDirection,
+    SortSpec, View,
 };
 
 use crate::Stats;
@@ -119,7 +119,8 @@ impl Stats {
         let now_s = self.now_s();
         let view = self.site.view();
         let next = first(&view, status_is(Operator::NotEqual, Status::Expired), 1, 0);
-        let expiration = next.first().and_then(|id| view.get(id)).map(|s| Spec::from_document(&s.document).expiration_s);
+        let expiration =
+            next.first().and_then(|id| view.get(id)).map(|s| Spec::from_document(&s.document).expiration_s);
         let seconds = expiration.map_or(i64::MAX, |at| at - now_s).clamp(0, 3600);
         // A little after the second has begun, so that it has for the log's clock too.
         (Duration::from_secs(seconds.unsigned_abs()) + Duration::from_millis(20)).min(SLEEP_MAX)
@@ -168,7 +169,8 @@ impl Stats {
                 let mut spec = Spec::from_document(&stored.document);
                 (spec.status, spec.status_reason) = self.status_of(&spec, now_s);
                 let leaves = stored.document.diff(&spec.to_document());
-                let status_only = leaves.into_iter().filter(|leaf| leaf.path.as_str().starts_with("status")).collect::<Vec<_>>();
+                let status_only =
+                    leaves.into_iter().filter(|leaf| leaf.path.as_str().starts_with("status")).collect::<Vec<_>>();
                 let operation = (!status_only.is_empty()).then_some(Operation::Update(status_only))?;
                 Some((Change { id: id.clone(), operation, parents: Arc::from([]) }, Expect::At(stored.modified)))
             };
