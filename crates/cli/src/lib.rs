@@ -17,9 +17,13 @@ mod failure;
 mod globals;
 mod json;
 mod output;
+mod private_file;
 mod profile;
 mod progress;
 mod replica;
+mod spark;
+mod terminal;
+mod times;
 mod yaml;
 
 use std::process::ExitCode;

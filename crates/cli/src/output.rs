@@ -30,12 +30,28 @@ pub enum Format {
 pub(crate) struct Listing {
     pub(crate) columns: Vec<String>,
     pub(crate) rows: Vec<Vec<Value>>,
+    /// Columns whose cells stand at the right in a table, besides those of numbers.
+    right: Vec<String>,
+    /// Columns whose cells are never cut.
+    whole: Vec<String>,
 }
 
 impl Listing {
     /// A listing without rows.
     pub(crate) fn new<'a>(columns: impl IntoIterator<Item = &'a str>) -> Self {
-        Self { columns: columns.into_iter().map(str::to_owned).collect(), rows: Vec::new() }
+        Self { columns: columns.into_iter().map(str::to_owned).collect(), ..Self::default() }
+    }
+
+    /// Puts the text of these columns at the right: numbers that are text because their digits are chosen.
+    pub(crate) fn at_right(mut self, columns: &[&str]) -> Self {
+        self.right = columns.iter().map(|name| (*name).to_owned()).collect();
+        self
+    }
+
+    /// Leaves the text of these columns as long as it is.
+    pub(crate) fn whole(mut self, columns: &[&str]) -> Self {
+        self.whole = columns.iter().map(|name| (*name).to_owned()).collect();
+        self
     }
 
     /// Adds a row, a value for each column.
@@ -97,8 +113,13 @@ fn write_json(out: &mut dyn Write, value: &Value) -> io::Result<()> {
 }
 
 fn write_table(out: &mut dyn Write, listing: &Listing, is_terminal: bool) -> io::Result<()> {
+    table_lines(listing, is_terminal).iter().try_for_each(|line| writeln!(out, "{line}"))
+}
+
+/// The listing as the lines of a table, cut to a terminal where there is one; none without rows.
+pub(crate) fn table_lines(listing: &Listing, is_terminal: bool) -> Vec<String> {
     if listing.rows.is_empty() {
-        return Ok(());
+        return Vec::new();
     }
     let mut table = Table::new();
     table.load_style(presets::NOTHING);
@@ -108,27 +129,31 @@ fn write_table(out: &mut dyn Write, listing: &Listing, is_terminal: bool) -> io:
         table.force_no_tty();
     }
     // Numbers stand below each other where a column has nothing else.
-    let alignments: Vec<CellAlignment> = (0..listing.columns.len())
-        .map(|at| match listing.rows.iter().filter_map(|row| row.get(at)).all(|v| v.is_number() || v.is_null()) {
-            true => CellAlignment::Right,
-            false => CellAlignment::Left,
+    let is_right = |at: usize, name: &String| {
+        let is_number = |value: &Value| value.is_number() || value.is_null();
+        listing.right.contains(name) || listing.rows.iter().filter_map(|row| row.get(at)).all(is_number)
+    };
+    let columns: Vec<(CellAlignment, bool)> = listing
+        .columns
+        .iter()
+        .enumerate()
+        .map(|(at, name)| match is_right(at, name) {
+            true => (CellAlignment::Right, listing.whole.contains(name)),
+            false => (CellAlignment::Left, listing.whole.contains(name)),
         })
         .collect();
-    table.set_header(listing.columns.iter().zip(&alignments).map(|(name, at)| Cell::new(name).set_alignment(*at)));
+    table.set_header(listing.columns.iter().zip(&columns).map(|(name, (at, _))| Cell::new(name).set_alignment(*at)));
     for row in &listing.rows {
-        table.add_row(row.iter().zip(&alignments).map(|(value, alignment)| {
+        table.add_row(row.iter().zip(&columns).map(|(value, (alignment, is_whole))| {
             let mut text = visible(&text(value, ", "));
-            if is_terminal && text.chars().count() > CELL_CHARS_MAX {
+            if is_terminal && !is_whole && text.chars().count() > CELL_CHARS_MAX {
                 text = text.chars().take(CELL_CHARS_MAX - 1).chain(['…']).collect();
             }
             Cell::new(text).set_alignment(*alignment)
         }));
     }
-    for line in table.lines() {
-        // The style pads on the left as well.
-        writeln!(out, "{}", line.strip_prefix(' ').unwrap_or(&line).trim_end())?;
-    }
-    Ok(())
+    // The style pads on the left as well.
+    table.lines().map(|line| line.strip_prefix(' ').unwrap_or(&line).trim_end().to_owned()).collect()
 }
 
 fn write_csv(out: &mut dyn Write, listing: &Listing) -> Result<()> {
@@ -179,6 +204,12 @@ impl Paint {
         Self { is_on: io::stdout().is_terminal() && !is_refused }
     }
 
+    /// No colours.
+    #[cfg(test)]
+    pub(crate) fn plain() -> Self {
+        Self { is_on: false }
+    }
+
     /// The text in a colour, given as the number of an SGR sequence.
     pub(crate) fn apply(self, colour: u8, text: &str) -> String {
         if self.is_on { format!("\x1b[{colour}m{text}\x1b[0m") } else { text.to_owned() }
@@ -206,6 +237,15 @@ mod tests {
                         vm-1   a, \"b\"            8  t-1, t-2\n\
                         vm-20  red\u{fffd}[31m\n";
         assert_eq!(String::from_utf8(out).unwrap(), expected);
+    }
+
+    #[test]
+    fn text_stands_at_the_right_where_that_is_asked_for() {
+        let mut listing = Listing::new(["id", "mean", "unit"]).at_right(&["mean"]);
+        listing.push([json!("a"), json!("1.50"), json!("%")]);
+        listing.push([json!("b"), json!("100"), json!("MHz")]);
+        assert_eq!(table_lines(&listing, false), ["id  mean  unit", "a   1.50  %", "b    100  MHz"]);
+        assert!(table_lines(&Listing::new(["id"]), false).is_empty());
     }
 
     #[test]

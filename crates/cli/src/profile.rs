@@ -3,11 +3,13 @@
 //! A TOML file that only its owner may read. It holds a session's token and never a password.
 
 use std::fs;
-use std::io::{ErrorKind, Write as _};
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
 use serde::{Deserialize, Serialize};
+
+use crate::private_file::PrivateFile;
 
 /// A site, a session there, and why its certificate is trusted.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -58,23 +60,7 @@ impl Profile {
     /// When the file cannot be written.
     pub(crate) fn save(&self, path: &Path) -> Result<()> {
         let write = || -> Result<()> {
-            if let Some(folder) = path.parent() {
-                fs::create_dir_all(folder)?;
-            }
-            let new = path.with_extension("toml.new");
-            // One that was left behind may have been opened to others.
-            match fs::remove_file(&new) {
-                Err(error) if error.kind() != ErrorKind::NotFound => return Err(error.into()),
-                _ => {}
-            }
-            let mut options = fs::OpenOptions::new();
-            options.write(true).create_new(true);
-            #[cfg(unix)]
-            std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
-            let mut file = options.open(&new)?;
-            file.write_all(toml::to_string(self)?.as_bytes())?;
-            file.sync_all()?;
-            fs::rename(&new, path)?;
+            PrivateFile::create(path)?.finish(&toml::to_string(self)?)?;
             Ok(())
         };
         write().with_context(|| format!("cannot write {}", path.display()))

@@ -1,23 +1,26 @@
 //! `lockstep account`: who may log in, and what they may do.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 use lockstep_contract::services::NoInput;
-use lockstep_contract::services::accounts::{Delete, DeleteInput, List, Role, Set, SetInput};
+use lockstep_contract::services::accounts::{
+    Delete, DeleteInput, IssueToken, IssueTokenInput, List, Role, Set, SetInput,
+};
 use serde_json::json;
 
 use super::Context;
 use crate::failure::Usage;
 use crate::globals::{ask_password, password_of};
 use crate::json;
-use crate::output::{Listing, print};
+use crate::output::{Format, Listing, print, print_line};
+use crate::private_file::PrivateFile;
 
 /// Manage accounts.
 #[derive(Debug, clap::Subcommand)]
 pub enum AccountCommand {
-    /// List the accounts and their roles.
+    /// List the accounts: their roles, and who has an access token.
     #[command(after_help = "Example:\n  lockstep account list")]
     List,
     /// Make an account, or change one. A new role or password ends its sessions.
@@ -36,6 +39,26 @@ pub enum AccountCommand {
         /// Ask for the password, twice
         #[arg(long)]
         ask_password: bool,
+        /// For people
+        #[arg(long, value_name = "TEXT")]
+        description: Option<String>,
+    },
+    /// Give an account an access token for programs, and print it this once.
+    ///
+    /// The token is sent in place of a password and does not expire. It takes the place of the one that the account has, and ends
+    /// with the account. An account that does not exist is made, without a password.
+    #[command(after_help = "Examples:\n  \
+        lockstep account token agent-7 --file agent-7.token\n  \
+        lockstep account token cmdb --role read-only --description 'reads for the CMDB'")]
+    Token {
+        /// The user's name
+        user: String,
+        /// What the account may do; one that exists must have this role
+        #[arg(long, value_enum, default_value = "agent")]
+        role: RoleName,
+        /// Write the token to this file, which only you may read, and do not print it
+        #[arg(long, value_name = "FILE")]
+        file: Option<PathBuf>,
         /// For people
         #[arg(long, value_name = "TEXT")]
         description: Option<String>,
@@ -80,9 +103,15 @@ impl AccountCommand {
         match self {
             Self::List => {
                 let accounts = context.client.call(List, NoInput {}).await?;
-                let mut listing = Listing::new(["user", "role", "description"]);
+                let mut listing = Listing::new(["user", "role", "token", "description"]);
                 for account in &accounts {
-                    listing.push([json!(account.user), json!(account.role.name()), json!(account.description)]);
+                    let token = if account.has_token { "yes" } else { "no" };
+                    listing.push([
+                        json!(account.user),
+                        json!(account.role.name()),
+                        json!(token),
+                        json!(account.description),
+                    ]);
                 }
                 print(context.output, &listing, &json::value(&accounts))?;
             }
@@ -102,6 +131,30 @@ impl AccountCommand {
                 context.client.call(Set, input).await?;
                 eprintln!("{user} is {}", role.role().name());
             }
+            Self::Token { user, role, file, description } => {
+                // The place for the token comes first: it is answered once, and takes the place of the one before.
+                let begun = file.as_deref().map(|path| (path, PrivateFile::create(path)));
+                let begun =
+                    begun.map(|(path, begun)| begun.with_context(|| cannot_write(path)).map(|begun| (path, begun)));
+                let begun = begun.transpose()?;
+                let input = IssueTokenInput { user: user.clone(), role: role.role(), description };
+                let token = context.client.call(IssueToken, input).await?;
+                match begun {
+                    Some((path, begun)) => {
+                        begun.finish(&format!("{}\n", token.0)).with_context(|| cannot_write(path))?;
+                        eprintln!("{user} has a new token, in {}", path.display());
+                    }
+                    None => {
+                        let mut listing = Listing::new(["token"]);
+                        listing.push([json!(token.0)]);
+                        match context.output {
+                            Format::Table => print_line(&token.0)?,
+                            output => print(output, &listing, &json!({ "user": user, "token": token.0 }))?,
+                        }
+                        eprintln!("{user} has this token; it is not shown again");
+                    }
+                }
+            }
             Self::Delete { user } => {
                 context.client.call(Delete, DeleteInput { user: user.clone() }).await?;
                 eprintln!("deleted {user}");
@@ -109,4 +162,8 @@ impl AccountCommand {
         }
         Ok(ExitCode::SUCCESS)
     }
+}
+
+fn cannot_write(path: &Path) -> String {
+    format!("cannot write {}", path.display())
 }

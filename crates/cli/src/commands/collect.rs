@@ -21,7 +21,7 @@ use lockstep_contract::{ErrorKind, Opaque};
 use serde_json::{Map, Value};
 
 use super::Context;
-use crate::json;
+use crate::{json, times};
 
 /// The types of resources that a host has, as far as the collector goes.
 const TYPES_OF_HOST: [&str; 3] = ["VirtualMachine", "Datastore", "Network"];
@@ -49,7 +49,7 @@ pub struct CollectHostArgs {
     #[arg(long)]
     once: bool,
     /// How often to read, e.g. 5s, 500ms, 1m
-    #[arg(long, value_name = "TIME", default_value = "5s", value_parser = duration, conflicts_with = "once")]
+    #[arg(long, value_name = "TIME", default_value = "5s", value_parser = times::pause, conflicts_with = "once")]
     interval: Duration,
 }
 
@@ -219,42 +219,6 @@ async fn apply(client: &Client, write: Write) -> Result<(), ClientError> {
         Write::Delete { resource_type, id } => {
             let input = DeleteInput { resource_type, id, expected_position: None, cascade: None };
             client.call(Delete, input).await.map(|_| ())
-        }
-    }
-}
-
-/// A time with its unit: `500ms`, `5s`, `1m`; without a unit, seconds.
-fn duration(text: &str) -> Result<Duration, String> {
-    let digits = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
-    let (number, unit) = text.split_at(digits);
-    let scale_s = match unit {
-        "ms" => 0.001,
-        "" | "s" => 1.0,
-        "m" => 60.0,
-        "h" => 3600.0,
-        _ => return Err(format!("{unit:?} is no unit of time: ms, s, m or h")),
-    };
-    let seconds = number.parse::<f64>().map_err(|_| format!("{text:?} is no time such as 5s"))? * scale_s;
-    let found = Duration::try_from_secs_f64(seconds).map_err(|_| format!("{text:?} is too long"))?;
-    if found < Duration::from_millis(100) {
-        return Err("less than 100ms would do nothing but read".to_owned());
-    }
-    Ok(found)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn times_have_units() {
-        for (text, expected_ms) in
-            [("5", 5000), ("5s", 5000), ("500ms", 500), ("1.5s", 1500), ("2m", 120_000), ("1h", 3_600_000)]
-        {
-            assert_eq!(duration(text), Ok(Duration::from_millis(expected_ms)), "{text}");
-        }
-        for bad in ["", "s", "5x", "-5s", "1ms", "1e99", "1.2.3s", "99999999999999999999999h"] {
-            assert!(duration(bad).is_err(), "{bad}");
         }
     }
 }

@@ -11,6 +11,7 @@ mod login;
 mod model;
 mod query;
 mod resource;
+mod stats;
 mod watch;
 
 use std::process::ExitCode;
@@ -38,6 +39,9 @@ pub enum Command {
     /// List, register and delete resource models.
     #[command(subcommand)]
     Model(model::ModelCommand),
+    /// See what can be sampled, ask for samples, and look at them.
+    #[command(subcommand)]
+    Stats(stats::StatsCommand),
     /// Manage accounts.
     #[command(subcommand)]
     Account(account::AccountCommand),
@@ -82,6 +86,7 @@ pub(crate) async fn run(command: Command, globals: &Globals) -> Result<ExitCode>
         Command::Watch(args) => Box::pin(args.run(&context)).await,
         Command::Resource(command) => Box::pin(command.run(&context)).await,
         Command::Model(command) => Box::pin(command.run(&context)).await,
+        Command::Stats(command) => Box::pin(command.run(&context)).await,
         Command::Account(command) => Box::pin(command.run(&context)).await,
         Command::Status(args) => Box::pin(args.run(&context)).await,
         Command::Check(args) => Box::pin(args.run(&context)).await,

@@ -1,0 +1,87 @@
+//! `lockstep stats`: what can be sampled, what shall be, and the samples.
+//!
+//! One module for each noun: what there is to sample ([`discover`]), what shall be sampled ([`specs`]), a copy of that
+//! ([`sync`]), the samples ([`query`], [`top`] and its [`board`]), and where they are kept ([`store`]). [`resources`], [`units`] and [`names`] are
+//! how they write things.
+//!
+//! What a counter's values are, its units and digits, comes from the catalogue that this program is built with; the site is
+//! asked only for counters that it has beyond it.
+
+mod board;
+mod discover;
+mod names;
+mod query;
+mod resources;
+mod specs;
+mod store;
+mod sync;
+mod top;
+mod units;
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+
+use super::Context;
+
+/// See what can be sampled, ask for samples, and look at them.
+///
+/// A counter is a metric of one type of resource: cpu.capacity.usage.HOST. An acquisition specification asks for samples: of which
+/// counters, of which resources, how often, until when. Nothing is sampled that no specification asks for.
+#[derive(Debug, clap::Subcommand)]
+#[command(after_help = "First steps:\n  \
+    lockstep stats counters cpu --type HOST\n  \
+    lockstep stats specs create --counter cpu.utilization.usage.HOST --resource HOST=ALL --for 2h\n  \
+    lockstep stats query cpu.utilization.usage.HOST --since 10m\n  \
+    lockstep stats top --sample")]
+pub enum StatsCommand {
+    /// List the counters: what can be sampled, in which units.
+    Counters(discover::CountersArgs),
+    /// List the sets of counters: a specification may name one instead of a counter.
+    #[command(after_help = "Examples:\n  \
+        lockstep stats sets\n  \
+        lockstep stats specs create --set mem.HOST --resource HOST=ALL")]
+    Sets,
+    /// List the metrics: what can be measured, of any type of resource.
+    #[command(
+        after_help = "Examples:\n  lockstep stats metrics\n  lockstep stats counters --metric cpu.capacity.usage"
+    )]
+    Metrics,
+    /// List the providers: the agents that sample.
+    ///
+    /// One that was not heard lately is not present: what only it offers is DISABLED.
+    #[command(after_help = "Example:\n  lockstep stats providers")]
+    Providers,
+    /// List the resource addresses: the concrete resources that there are samples of.
+    Addresses(discover::AddressesArgs),
+    /// List, create, change and delete acquisition specifications: what is sampled.
+    #[command(subcommand)]
+    Specs(specs::SpecsCommand),
+    /// Show samples: a line with a chart for each series, or every point.
+    Query(query::QueryArgs),
+    /// Show the busiest hosts or VMs, again and again.
+    Top(top::TopArgs),
+    /// Keep a copy of the acquisition specifications, and show what changes.
+    Sync(sync::SyncArgs),
+    /// Show what the series store holds.
+    #[command(after_help = "Examples:\n  lockstep stats store\n  lockstep stats store --output json")]
+    Store,
+}
+
+impl StatsCommand {
+    pub(crate) async fn run(self, context: &Context) -> Result<ExitCode> {
+        match self {
+            Self::Counters(args) => Box::pin(args.run(context)).await?,
+            Self::Sets => Box::pin(discover::sets(context)).await?,
+            Self::Metrics => Box::pin(discover::metrics(context)).await?,
+            Self::Providers => Box::pin(discover::providers(context)).await?,
+            Self::Addresses(args) => Box::pin(args.run(context)).await?,
+            Self::Specs(command) => Box::pin(command.run(context)).await?,
+            Self::Query(args) => Box::pin(args.run(context)).await?,
+            Self::Top(args) => Box::pin(args.run(context)).await?,
+            Self::Sync(args) => Box::pin(args.run(context)).await?,
+            Self::Store => Box::pin(store::show(context)).await?,
+        }
+        Ok(ExitCode::SUCCESS)
+    }
+}

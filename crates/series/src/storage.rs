@@ -1,0 +1,120 @@
+//! The few things that the store asks of a file system, so that the crash tests can answer them with one that forgets.
+
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+#[cfg(test)]
+pub(crate) mod faulty;
+
+/// A directory. Implemented by real files and, in tests, by a disk that loses power, runs full and fails to flush.
+pub(crate) trait Storage: Send + Sync {
+    /// The names of all files.
+    fn list(&self) -> io::Result<Vec<String>>;
+    /// Makes an empty file, in the place of one that may be there.
+    fn create(&self, name: &str) -> io::Result<Arc<dyn StoredFile>>;
+    /// Opens a file that is there.
+    fn open(&self, name: &str) -> io::Result<Arc<dyn StoredFile>>;
+    /// Gives a file another name, in the place of one that may have it.
+    fn rename(&self, from: &str, to: &str) -> io::Result<()>;
+    /// Removes a file. Those who have it open go on reading it.
+    fn remove(&self, name: &str) -> io::Result<()>;
+    /// Makes what was created, renamed and removed so far durable.
+    fn sync_directory(&self) -> io::Result<()>;
+    /// The name to show for a file in errors.
+    fn shown(&self, name: &str) -> String;
+}
+
+/// An open file.
+pub(crate) trait StoredFile: Send + Sync {
+    /// Its length.
+    fn bytes(&self) -> io::Result<u64>;
+    /// Fills `buffer` from `offset` on, as far as the file goes; how much that was.
+    fn read_at(&self, offset: u64, buffer: &mut [u8]) -> io::Result<usize>;
+    /// Writes all of `bytes` at `offset`; after an error any part may have been written.
+    fn write_at(&self, offset: u64, bytes: &[u8]) -> io::Result<()>;
+    /// Cuts the file.
+    fn truncate(&self, bytes: u64) -> io::Result<()>;
+    /// Makes what was written so far durable, and the length.
+    fn sync(&self) -> io::Result<()>;
+}
+
+/// Real files in a real directory.
+pub(crate) struct Directory {
+    path: PathBuf,
+}
+
+impl Directory {
+    pub(crate) fn new(path: PathBuf) -> Self {
+        Self { path }
+    }
+}
+
+impl Storage for Directory {
+    fn list(&self) -> io::Result<Vec<String>> {
+        let mut names = Vec::new();
+        for entry in std::fs::read_dir(&self.path)? {
+            // A name that is not UTF-8 is none of ours.
+            names.extend(entry?.file_name().into_string().ok());
+        }
+        Ok(names)
+    }
+
+    fn create(&self, name: &str) -> io::Result<Arc<dyn StoredFile>> {
+        let options = OpenOptions::new().read(true).write(true).create(true).truncate(true).to_owned();
+        Ok(Arc::new(options.open(self.path.join(name))?))
+    }
+
+    fn open(&self, name: &str) -> io::Result<Arc<dyn StoredFile>> {
+        Ok(Arc::new(OpenOptions::new().read(true).write(true).open(self.path.join(name))?))
+    }
+
+    fn rename(&self, from: &str, to: &str) -> io::Result<()> {
+        std::fs::rename(self.path.join(from), self.path.join(to))
+    }
+
+    fn remove(&self, name: &str) -> io::Result<()> {
+        std::fs::remove_file(self.path.join(name))
+    }
+
+    fn sync_directory(&self) -> io::Result<()> {
+        File::open(&self.path)?.sync_all()
+    }
+
+    fn shown(&self, name: &str) -> String {
+        self.path.join(name).display().to_string()
+    }
+}
+
+impl StoredFile for File {
+    fn bytes(&self) -> io::Result<u64> {
+        Ok(self.metadata()?.len())
+    }
+
+    fn read_at(&self, offset: u64, buffer: &mut [u8]) -> io::Result<usize> {
+        let mut filled = 0;
+        while filled < buffer.len() {
+            match FileExt::read_at(self, &mut buffer[filled..], offset + filled as u64) {
+                Ok(0) => break,
+                Ok(count) => filled += count,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(filled)
+    }
+
+    fn write_at(&self, offset: u64, bytes: &[u8]) -> io::Result<()> {
+        self.write_all_at(bytes, offset)
+    }
+
+    fn truncate(&self, bytes: u64) -> io::Result<()> {
+        self.set_len(bytes)
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        self.sync_data()
+    }
+}
