@@ -43,4 +43,4 @@ mod streams;
 pub mod tls;
 
 pub use limits::Limits;
-pub use server::{ApiConfig, listen, serve};
+pub use server::{ApiConfig, MoreMetrics, listen, serve};

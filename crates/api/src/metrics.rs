@@ -16,6 +16,9 @@ use crate::server::Server;
 /// The content type of the text.
 pub(crate) const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
+/// The last line of the text.
+const END: &str = "# EOF\n";
+
 /// Upper bounds of the classes of latency, in seconds.
 const LATENCY_BOUNDS_S: [f64; 15] =
     [0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 30.0];
@@ -141,6 +144,12 @@ impl Metrics {
         let mut out = String::new();
         // Writing to a string cannot fail.
         let _ = text::encode(&mut out, &self.registry);
+        if let Some(more) = &server.more_metrics {
+            // The mark of the end stays at the end.
+            out.truncate(out.len() - out.strip_suffix(END).map_or(0, |_| END.len()));
+            (more.0)(&mut out);
+            out.push_str(END);
+        }
         out
     }
 }

@@ -45,6 +45,18 @@ pub struct ApiConfig {
     pub tls: Option<Arc<rustls::ServerConfig>>,
     /// What the server gives at most.
     pub limits: Limits,
+    /// More for `/metrics`: appends samples in the text form of OpenMetrics.
+    pub more_metrics: Option<MoreMetrics>,
+}
+
+/// Appends samples in the text form of OpenMetrics, each family whole.
+#[derive(Clone)]
+pub struct MoreMetrics(pub Arc<dyn Fn(&mut String) + Send + Sync>);
+
+impl std::fmt::Debug for MoreMetrics {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("MoreMetrics")
+    }
 }
 
 /// Listens on `address`, with room for many connections that come at once. Port 0 takes a free one.
@@ -65,6 +77,7 @@ pub(crate) struct Server {
     pub router: Router,
     pub limits: Limits,
     pub metrics: Metrics,
+    pub more_metrics: Option<MoreMetrics>,
     /// The text of the OpenAPI document.
     pub openapi: Bytes,
     pub connections: Arc<Budget>,
@@ -101,6 +114,7 @@ pub async fn serve(
     let server = Arc::new(Server {
         router: Router::new(&table),
         metrics: Metrics::new(&table),
+        more_metrics: config.more_metrics,
         openapi: pages::openapi(&table),
         connections: Budget::new(limits.connections_max),
         in_flight: Budget::new(limits.requests_in_flight_max),

@@ -7,6 +7,7 @@ mod collector;
 mod demo;
 mod password;
 mod serve;
+mod stats;
 
 use std::process::ExitCode;
 

@@ -9,13 +9,16 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use clap::Args;
+use lockstep_api::MoreMetrics;
 use lockstep_feed::Feed;
 use lockstep_site::Site;
 use lockstep_site::table::Table;
+use lockstep_stats::Stats;
 use tokio::net::TcpListener;
 use tracing_subscriber::EnvFilter;
 
-use crate::{collector, password};
+use crate::stats::{Running, StatsArgs};
+use crate::{collector, password, stats};
 
 /// What a server is told.
 #[derive(Args, Debug, Clone)]
@@ -76,6 +79,8 @@ pub struct ServeArgs {
     /// A session ends when it was not used for this long, in minutes.
     #[arg(long, value_name = "MINUTES", default_value_t = 30)]
     pub session_idle: u64,
+    #[command(flatten)]
+    pub stats: StatsArgs,
     /// Log lines as JSON. What is logged: RUST_LOG, e.g. `info,lockstep_api=debug`.
     #[arg(long)]
     pub log_json: bool,
@@ -150,6 +155,8 @@ pub struct Server {
     pub url: String,
     /// The administrator's password, when it was generated at this start.
     pub new_password: Option<String>,
+    /// Its stats service.
+    pub stats: Arc<Stats>,
     table: Arc<Table>,
     listener: TcpListener,
     api: lockstep_api::ApiConfig,
@@ -191,6 +198,10 @@ impl Server {
         let mut table = Table::default();
         lockstep_site::register(&mut table);
         feed.register(&mut table);
+        let stats = stats::open(&args.stats, &args.data_dir, &site).await?;
+        stats.register(&mut table);
+        let metrics = stats.clone();
+        let more_metrics = MoreMetrics(Arc::new(move |out: &mut String| metrics.write_metrics(out)));
 
         let tls = match (&args.tls_cert, &args.tls_key) {
             _ if args.plain_http => None,
@@ -205,10 +216,11 @@ impl Server {
         Ok(Self {
             url: format!("{scheme}://{address}"),
             site,
+            stats,
             new_password,
             table: Arc::new(table),
             listener,
-            api: lockstep_api::ApiConfig { tls, ..Default::default() },
+            api: lockstep_api::ApiConfig { tls, more_metrics: Some(more_metrics), ..Default::default() },
             collect_host: !args.no_collect_host,
         })
     }
@@ -219,6 +231,7 @@ impl Server {
     /// When the listener fails.
     pub async fn run(self, stop: impl Future<Output = ()> + Send + 'static) -> Result<()> {
         let collector = self.collect_host.then(|| tokio::spawn(collector::keep_host(self.site.clone())));
+        let running = Running::start(&self.stats)?;
         let site = self.site.clone();
         let stopping = async move {
             stop.await;
@@ -228,6 +241,7 @@ impl Server {
         if let Some(collector) = collector {
             collector.abort();
         }
+        running.stop();
         self.site.close();
         served.context("the server failed")
     }

@@ -62,7 +62,7 @@ pub(crate) async fn get(stats: &Arc<Stats>, _: Context, input: GetInput) -> Resu
     let (start_s, end_asked) = (input.start_epoch, input.end_epoch);
     let asked = format!("{start_s} {end_asked:?}");
     let scope = Scope { operation: "cache.get", asked: &asked };
-    let now_s = stats.now_s();
+    let now_s = stats.clock.now_s();
     let (end_s, after) = match input.page.filter(|page| !page.is_empty()) {
         Some(page) => {
             let place =

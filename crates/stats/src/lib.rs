@@ -39,6 +39,7 @@ mod data;
 mod discovery;
 mod epoch_clock;
 mod filter;
+mod metrics;
 mod page;
 pub mod points;
 mod presence;

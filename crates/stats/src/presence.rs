@@ -62,6 +62,11 @@ impl Presence {
         self.seen.lock().values().any(|seen| seen.at.elapsed() < self.absent_after && seen.counters.contains(cid))
     }
 
+    /// How many are there.
+    pub(crate) fn count(&self) -> u64 {
+        self.seen.lock().values().filter(|seen| seen.at.elapsed() < self.absent_after).count() as u64
+    }
+
     /// All that is offered by those who are there.
     pub(crate) fn offered(&self) -> BTreeSet<&'static str> {
         let seen = self.seen.lock();

@@ -59,7 +59,7 @@ impl Server {
             let tls = has_tls.then(|| lockstep_api::tls::load_or_create(data.path(), &[]).unwrap().0);
             let listener = lockstep_api::listen("127.0.0.1:0".parse().unwrap()).unwrap();
             let address = listener.local_addr().unwrap();
-            let config = ApiConfig { tls, limits };
+            let config = ApiConfig { tls, limits, ..Default::default() };
             let served = tokio::spawn(lockstep_api::serve(site.clone(), Arc::new(table), listener, config, async {
                 let _ = stopped.await;
             }));

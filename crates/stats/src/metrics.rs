@@ -1,0 +1,113 @@
+//! What the service shows to Prometheus: the newest value of every series, and its own figures.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+
+use lockstep_contract::counters::{Counter, ResourceKind};
+use lockstep_series::Point;
+
+use crate::Stats;
+use crate::addresses::{Address, Rid};
+
+/// A value older than this is not shown: its series has ended.
+const SHOWN_S: i64 = 300;
+
+/// Most values shown at a time; what is left out is counted. A scrape of as many takes some 5 MiB.
+const VALUES_MAX: usize = 20_000;
+
+/// The name under which a metric goes to Prometheus and what speaks like it.
+pub(crate) fn metric_name(counter: &Counter) -> String {
+    format!("lockstep_{}", counter.metric.replace('.', "_"))
+}
+
+/// The labels of a series, in the order of their names.
+pub(crate) type Labels = Vec<(&'static str, String)>;
+
+/// What a series is called outside.
+pub(crate) fn labels(counter: &Counter, rid: Rid, address: &Address) -> Labels {
+    let mut labels = vec![("cid", counter.cid.to_owned())];
+    labels.extend(address.id_of(ResourceKind::Host).map(|id| ("host", id.to_owned())));
+    labels.push(("mid", counter.mid().to_string()));
+    labels.push(("rid", rid.to_string()));
+    labels.push(("type", counter.kind.name().to_owned()));
+    labels.extend(address.id_of(ResourceKind::Vm).map(|id| ("vm", id.to_owned())));
+    labels
+}
+
+/// A label's value as text in quotes.
+pub(crate) fn write_label(out: &mut String, value: &str) {
+    for c in value.chars() {
+        match c {
+            '\\' => out.push_str("\\\\"),
+            '"' => out.push_str("\\\""),
+            '\n' => out.push_str("\\n"),
+            c => out.push(c),
+        }
+    }
+}
+
+impl Stats {
+    /// Appends the newest values and the service's figures in the text form of OpenMetrics.
+    pub fn write_metrics(&self, out: &mut String) {
+        let now_s = self.now_s();
+        // Families are written whole: those of hosts and machines are one.
+        let mut families: BTreeMap<String, Vec<(Labels, Point)>> = BTreeMap::new();
+        let (mut shown, mut left_out) = (0usize, 0u64);
+        for one in self.index.select(|_| true, None) {
+            let Ok(Some(point)) = self.store.latest(one.key()) else { continue };
+            let Some(address) = self.addresses.get(one.rid) else { continue };
+            if point.time_s + SHOWN_S < now_s {
+                continue;
+            }
+            if shown == VALUES_MAX {
+                left_out += 1;
+                continue;
+            }
+            shown += 1;
+            let labels = labels(one.counter, one.rid, &address);
+            families.entry(metric_name(one.counter)).or_default().push((labels, point));
+        }
+        for (name, values) in families {
+            let _ = writeln!(out, "# TYPE {name} gauge");
+            for (labels, point) in values {
+                let _ = write!(out, "{name}{{");
+                for (i, (label, value)) in labels.iter().enumerate() {
+                    let _ = write!(out, "{}{label}=\"", if i > 0 { "," } else { "" });
+                    write_label(out, value);
+                    out.push('"');
+                }
+                let _ = writeln!(out, "}} {} {}", point.value, point.time_s);
+            }
+        }
+        let figures = self.store.stats();
+        let mut gauge = |name: &str, help: &str, value: u64| {
+            let _ = writeln!(out, "# TYPE {name} gauge\n# HELP {name} {help}\n{name} {value}");
+        };
+        gauge("lockstep_stats_series", "Series that are kept", figures.series as u64);
+        gauge(
+            "lockstep_stats_points_kept",
+            "Points that are kept as they were sampled",
+            figures.raw_points + figures.head_points as u64,
+        );
+        gauge("lockstep_stats_raw_bytes", "Bytes on disk of sealed points", figures.raw_bytes);
+        gauge("lockstep_stats_log_bytes", "Bytes on disk of the write-ahead log", figures.log_bytes);
+        gauge("lockstep_stats_providers_present", "Providers that were heard lately", self.presence.count());
+        gauge("lockstep_stats_values_left_out", "Newest values that are not shown here", left_out);
+        if self.config.store.keep_for_forwarding {
+            gauge(
+                "lockstep_stats_points_waiting",
+                "Points that wait to be sent to the store outside",
+                self.store.forward_lag().points,
+            );
+        }
+        let mut counter = |name: &str, help: &str, value: u64| {
+            let _ = writeln!(out, "# TYPE {name} counter\n# HELP {name} {help}\n{name}_total {value}");
+        };
+        counter("lockstep_stats_points_stored", "Points stored since the server was started", figures.points_stored);
+        counter(
+            "lockstep_stats_points_refused",
+            "Points refused since the server was started, too old or of the future",
+            figures.points_too_old + figures.points_too_new,
+        );
+    }
+}
