@@ -157,7 +157,8 @@ pub struct Server {
     pub new_password: Option<String>,
     /// Its stats service.
     pub stats: Arc<Stats>,
-    table: Arc<Table>,
+    /// What it serves.
+    pub table: Arc<Table>,
     listener: TcpListener,
     api: lockstep_api::ApiConfig,
     collect_host: bool,

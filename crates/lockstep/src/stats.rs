@@ -43,7 +43,12 @@ pub async fn open(args: &StatsArgs, data_dir: &Path, site: &Arc<Site>) -> Result
         hour_retention_s: i64::from(args.stats_hour_days) * DAY_S,
         ..Default::default()
     };
-    let config = Config { data_dir: data_dir.join("series"), store, absent_after: ABSENT_AFTER };
+    let config = Config {
+        data_dir: data_dir.join("series"),
+        store,
+        absent_after: ABSENT_AFTER,
+        sync_page: lockstep_stats::SYNC_PAGE,
+    };
     let site = site.clone();
     let opened = tokio::task::spawn_blocking(move || Stats::open(site, config)).await;
     Ok(opened.context("the series store could not be opened")??)

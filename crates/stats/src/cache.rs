@@ -23,9 +23,6 @@ use crate::Stats;
 use crate::page::Scope;
 use crate::spec::Spec;
 
-/// Specifications and ids of one page, over the three lists together.
-const PAGE_SPECS: usize = 1000;
-
 /// How far ahead of the log's clock `end_epoch` may be. The epochs up to it close, so a client with a wrong clock must not get far.
 pub const AHEAD_MAX_S: i64 = 60;
 
@@ -90,7 +87,9 @@ pub(crate) async fn get(stats: &Arc<Stats>, _: Context, input: GetInput) -> Resu
     stats.site.close_epoch(end_s).await.map_err(|error| commit_error(&error))?;
 
     let here = stats.clone();
-    let change = tokio::task::spawn_blocking(move || here.site.net_change(ACQ_SPEC, start_s, end_s, after, PAGE_SPECS));
+    let change = tokio::task::spawn_blocking(move || {
+        here.site.net_change(ACQ_SPEC, start_s, end_s, after, here.config.sync_page)
+    });
     let change = change.await.map_err(|_| Error::internal())?.map_err(|error| refuse(&error))?;
     let show = |changed: Vec<(Arc<str>, lockstep_model::Document)>| {
         changed.into_iter().map(|(id, document)| Spec::from_document(&document).cached(&id)).collect()

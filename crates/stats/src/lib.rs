@@ -74,7 +74,15 @@ pub struct Config {
     pub store: lockstep_series::Config,
     /// A provider that was not heard for this long counts as gone.
     pub absent_after: Duration,
+    /// Specifications and ids of one page of a sync, over its three lists together.
+    pub sync_page: usize,
 }
+
+/// Specifications and ids of one page of a sync unless said otherwise.
+pub const SYNC_PAGE: usize = 1000;
+
+/// The resource types whose net change between epochs the site must be able to tell.
+pub const EPOCH_TYPES: [&str; 1] = [lockstep_model::builtin::ACQ_SPEC];
 
 /// Why the service cannot start.
 #[derive(Debug, thiserror::Error)]
