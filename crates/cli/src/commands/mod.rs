@@ -40,6 +40,9 @@ pub enum Command {
     #[command(subcommand)]
     Model(model::ModelCommand),
     /// See what can be sampled, ask for samples, and look at them.
+    ///
+    /// A counter is a metric of one type of resource: cpu.capacity.usage.HOST. An acquisition specification asks for samples: of
+    /// which counters, of which resources, how often, until when. Nothing is sampled that no specification asks for.
     #[command(subcommand)]
     Stats(stats::StatsCommand),
     /// Manage accounts.

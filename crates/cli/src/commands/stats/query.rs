@@ -24,10 +24,7 @@ const CHART_DEFAULT: usize = 40;
 /// Columns that a chart has however narrow the terminal is.
 const CHART_MIN: usize = 8;
 
-/// Show samples: a line with a chart for each series, or every point.
-///
-/// A series is the points of one counter and one resource. The chart goes from the least to the greatest value of its own series; it is
-/// blank where points are missing. Of coarser resolutions the points are means; the least and the greatest stay true.
+/// Which samples, and how to show them.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:\n  \
     lockstep stats query cpu.utilization.usage.HOST\n  \
@@ -176,11 +173,10 @@ fn summary(
     // What the other columns take is known once they are laid out without the chart.
     let chart = columns.map_or(CHART_DEFAULT, |columns| {
         let mut bare = Listing::new(headings).at_right(&numbers).whole(&["resource"]);
-        // A mark in the last column, so that its blanks count.
         rows.iter().for_each(|(_, row)| bare.push(row.iter().cloned()));
-        let taken = table_lines(&bare, false).iter().map(|line| line.chars().count()).max().unwrap_or(0);
-        // Two columns before the chart, and one that the table pads with.
-        columns.saturating_sub(taken + 3).max(CHART_MIN)
+        let taken = table_lines(&bare, None).iter().map(|line| line.chars().count()).max().unwrap_or(0);
+        // A table pads each of its columns with one on both sides.
+        columns.saturating_sub(taken + 4).max(CHART_MIN)
     });
     let axis = Axis::new(rows.iter().map(|(series, _)| &*series.times), chart);
     for (series, mut row) in rows {
@@ -307,14 +303,14 @@ pub(crate) mod tests {
         let result = result();
         let listing = summary(&result, &known(&result), &Names::default(), None);
         assert_eq!(
-            table_lines(&listing, false),
+            table_lines(&listing, None),
             [
                 "counter                   resource  name     min    mean     max    last  units  chart",
                 "cpu.utilization.usage.VM  VM=v1             1.00    2.50    4.50    4.50  %      ▁▃█",
                 "mem.capacity.usage.HOST   HOST=h          2048.0  2048.0  2048.0  2048.0  MiB    ▄▄▄",
             ]
         );
-        assert!(table_lines(&summary(&result, &known(&result), &Names::default(), Some(20)), false).len() == 3);
+        assert!(table_lines(&summary(&result, &known(&result), &Names::default(), Some(20)), None).len() == 3);
         assert_eq!(
             footer(&result),
             "5 points of 3 series, as they were sampled, 1970-01-01T00:00:00Z to 1970-01-01T00:00:20Z"
@@ -326,8 +322,10 @@ pub(crate) mod tests {
         let points: Vec<(i64, f64)> = (0..500).map(|i| (i * 10, f64::from((i % 50) as u32))).collect();
         let result = SeriesResult { resolution: Resolution::Raw, series: vec![series(CPU, &["VM=v1"], &points)] };
         for width in [100, 120, 200] {
-            let lines = table_lines(&summary(&result, &known(&result), &Names::default(), Some(width)), false);
-            assert_eq!(lines[1].chars().count(), width - 1, "{lines:?}");
+            let listing = summary(&result, &known(&result), &Names::default(), Some(width));
+            let lines = table_lines(&listing, Some(width));
+            // But for the padding at both ends.
+            assert_eq!((lines.len(), lines[1].chars().count()), (2, width - 2), "{lines:?}");
         }
     }
 

@@ -352,7 +352,7 @@ pub(crate) mod tests {
         ];
         let reason = |spec: &Info| (spec.id == "10").then_some("no provider");
         assert_eq!(
-            table_lines(&listing(Format::Table, &specs, &reason, 0), false),
+            table_lines(&listing(Format::Table, &specs, &reason, 0), None),
             [
                 "id  counters          resources  interval  expires    status                  memo",
                 " 9  cpu.time.user.VM  VM=ALL          10s  in 1h 40m  ENABLED                 why",
