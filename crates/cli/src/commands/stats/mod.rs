@@ -1,14 +1,15 @@
 //! `lockstep stats`: what can be sampled, what shall be, and the samples.
 //!
 //! One module for each noun: what there is to sample ([`discover`]), what shall be sampled ([`specs`]), a copy of that
-//! ([`sync`]), the samples ([`query`], [`top`] and its [`board`]), and where they are kept ([`store`]). [`resources`], [`units`] and [`names`] are
-//! how they write things.
+//! ([`sync`]), the samples ([`query`], [`top`] and its [`board`]), and where they are kept ([`store`]). [`resources`], [`units`], [`names`] and
+//! [`known`] are how things are written and completed.
 //!
 //! What a counter's values are, its units and digits, comes from the catalogue that this program is built with; the site is
 //! asked only for counters that it has beyond it.
 
 mod board;
 mod discover;
+mod known;
 mod names;
 mod query;
 mod resources;

@@ -6,6 +6,7 @@ use anyhow::Result;
 use lockstep_contract::services::stats::series::{FilterSpec, Query, QueryInput, Resolution, Series, SeriesResult};
 use serde_json::{Value, json};
 
+use super::known::Known;
 use super::names::Names;
 use super::resources::{Resource, conditions, own, shown, shown_all};
 use super::units::{Measure, measures};
@@ -34,13 +35,13 @@ const CHART_MIN: usize = 8;
     lockstep stats query net.throughput.usage.HOST --output csv > net.csv    (time,cid,resource,value)")]
 pub struct QueryArgs {
     /// The counters, as `lockstep stats counters` lists them
-    #[arg(value_name = "CID")]
+    #[arg(value_name = "CID", value_parser = Known::Counters, hide_possible_values = true)]
     cids: Vec<String>,
     /// The counters of this metric
-    #[arg(long, value_name = "METRIC")]
+    #[arg(long, value_name = "METRIC", value_parser = Known::Metrics, hide_possible_values = true)]
     metric: Option<String>,
     /// Only of resources of this type: HOST or VM; may be given several times
-    #[arg(long = "type", value_name = "TYPE")]
+    #[arg(long = "type", value_name = "TYPE", value_parser = Known::Types, hide_possible_values = true)]
     types: Vec<String>,
     /// Only of this resource: several of one type widen, those of other types narrow
     #[arg(long = "resource", value_name = "TYPE=ID")]

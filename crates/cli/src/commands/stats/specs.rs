@@ -11,6 +11,7 @@ use lockstep_contract::services::stats::acq_specs::{
 use lockstep_contract::services::stats::{CidMid, RsrcId};
 use serde_json::{Value, json};
 
+use super::known::Known;
 use super::resources::{Resource, shown_all};
 use crate::commands::Context;
 use crate::failure::Usage;
@@ -78,10 +79,10 @@ pub enum SpecsCommand {
 #[derive(Debug, clap::Args)]
 pub struct CountersOf {
     /// The counter, as `lockstep stats counters` lists them
-    #[arg(long, value_name = "CID")]
+    #[arg(long, value_name = "CID", value_parser = Known::Counters, hide_possible_values = true)]
     counter: Option<String>,
     /// A set of counters in place of one, as `lockstep stats sets` lists them
-    #[arg(long, value_name = "ID", conflicts_with = "counter")]
+    #[arg(long, value_name = "ID", conflicts_with = "counter", value_parser = Known::Sets, hide_possible_values = true)]
     set: Option<String>,
 }
 
