@@ -271,29 +271,17 @@ fn idle(dir: &Path) -> Result<()> {
     assert_eq!(store.series().len() as u64, SERIES);
     let listed = start.elapsed();
     drop(store);
-    let before = resident();
     let start = Instant::now();
     let store = Store::open(&path, config)?;
     let opened = start.elapsed();
     println!("100,000 series");
     println!("{:<58} {:>10.1}", "bytes of memory a series, 12 points waiting", waiting as f64 / SERIES as f64);
     println!("{:<58} {:>10.1}", "bytes of memory an idle series", idle as f64 / SERIES as f64);
-    println!(
-        "{:<58} {:>10.1}",
-        "    as the system sees it, after opening",
-        (resident() - before) as f64 / SERIES as f64
-    );
     println!("{:<58} {:>10.1}", "ms to seal them", sealed.as_secs_f64() * 1000.0);
     println!("{:<58} {:>10.1}", "ms to list them", listed.as_secs_f64() * 1000.0);
     println!("{:<58} {:>10.1}", "ms to open the store", opened.as_secs_f64() * 1000.0);
     drop(store);
     Ok(())
-}
-
-/// Memory of this process in bytes; zero where `/proc` does not tell.
-fn resident() -> i64 {
-    let statm = std::fs::read_to_string("/proc/self/statm").unwrap_or_default();
-    statm.split_whitespace().nth(1).and_then(|pages| pages.parse::<i64>().ok()).unwrap_or_default() * 4096
 }
 
 /// What took so long, in time and in processor time.
