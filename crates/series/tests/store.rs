@@ -123,7 +123,7 @@ fn readers_miss_nothing_while_points_are_sealed_rolled_up_and_merged() {
     let acknowledged: Vec<AtomicI64> = (0..WRITERS).map(|_| AtomicI64::new(0)).collect();
     let is_over = AtomicBool::new(false);
     let mut forwarded = vec![Vec::new(); WRITERS as usize];
-    let (mut rolled_up, mut merged) = (0, 0);
+    let (mut rolled_up, mut merged, mut late) = (0, 0, 0_u64);
     std::thread::scope(|threads| {
         let (store, clock, acknowledged, is_over) = (&store, &clock, &acknowledged, &is_over);
         let writers: Vec<_> = (0..WRITERS)
@@ -190,6 +190,18 @@ fn readers_miss_nothing_while_points_are_sealed_rolled_up_and_merged() {
                 *merged += done.parts_merged;
             }
         });
+        // At the edge of retention, where partitions are being rolled up.
+        let late = &mut late;
+        let latecomer = threads.spawn(move || {
+            while !is_over.load(Ordering::SeqCst) {
+                let time_s = clock.load(Ordering::SeqCst) - 3600 + (*late % 3) as i64;
+                if store.read(key(500), time_s, time_s + 1, 1).unwrap().is_empty()
+                    && store.append(&one(key(500), time_s, 1.0)).is_ok_and(|appended| appended.stored == 1)
+                {
+                    *late += 1;
+                }
+            }
+        });
         let forwarded = &mut forwarded;
         let forwarder = threads.spawn(move || {
             loop {
@@ -209,10 +221,13 @@ fn readers_miss_nothing_while_points_are_sealed_rolled_up_and_merged() {
         writers.into_iter().for_each(|writer| writer.join().unwrap());
         is_over.store(true, Ordering::SeqCst);
         readers.into_iter().for_each(|reader| reader.join().unwrap());
+        latecomer.join().unwrap();
         keeper.join().unwrap();
         forwarder.join().unwrap();
     });
     assert!(rolled_up > 1 && merged > 1, "{rolled_up} partitions rolled up, {merged} parts merged");
+    let rollups = store.read_tier(key(500), Tier::Hour, i64::MIN, i64::MAX, usize::MAX).unwrap();
+    assert_eq!(rollups.iter().map(|rollup| rollup.count).sum::<u64>(), late);
     for values in forwarded {
         assert!(values.into_iter().eq(0..POINTS), "forwarded once, in order");
     }
