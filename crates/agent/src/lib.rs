@@ -48,6 +48,7 @@ mod observed;
 mod qemu;
 mod reader;
 pub mod reconcile;
+pub mod sample;
 mod tree;
 
 pub use observed::Observed;
