@@ -23,7 +23,7 @@ const SINCE_DEFAULT_S: i64 = 3600;
 const CHART_DEFAULT: usize = 40;
 
 /// Columns that a chart has however narrow the terminal is.
-const CHART_MIN: usize = 8;
+const CHART_MIN: usize = 6;
 
 /// Which samples, and how to show them.
 #[derive(Debug, clap::Args)]
