@@ -4,7 +4,7 @@
 
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::time::{Duration, Instant};
 
 use lockstep_series::{Batch, Clock, Config, Point, SeriesKey, Store, Tier};
@@ -20,6 +20,7 @@ fn main() -> Result<()> {
     let dir = tempfile::tempdir()?;
     appending(dir.path())?;
     compressing(dir.path())?;
+    sustained(dir.path())?;
     reading(dir.path())?;
     idle(dir.path())
 }
@@ -175,6 +176,60 @@ fn fill(store: &Store, series: u64, kind_of: impl Fn(u64) -> Kind) -> Result<()>
         }
         store.append(&batch)?;
     }
+    Ok(())
+}
+
+/// Hours of 10,000 series in a row while the background loop seals, rolls up and merges.
+fn sustained(dir: &Path) -> Result<()> {
+    const SERIES: u64 = 10_000;
+    const BATCHES: i64 = 2500;
+    let (config, clock) = config(START_S);
+    let config = Config { head_bytes_max: 256 << 20, raw_retention_s: 3600, ..config };
+    let store = Store::open(&dir.join("sustained"), config)?;
+    let is_over = AtomicBool::new(false);
+    let measured = measure();
+    let mut times = Vec::new();
+    std::thread::scope(|threads| {
+        threads.spawn(|| {
+            while !is_over.load(Ordering::Relaxed) {
+                store.wait_for_work(Duration::from_millis(100));
+                store.housekeep().expect("keeps house");
+            }
+        });
+        let mut states = vec![0.0; SERIES as usize];
+        let mut random = Random(3);
+        for nth in 0..BATCHES {
+            let mut batch = Batch::with_capacity(SERIES as usize, SERIES as usize);
+            for (series, state) in states.iter_mut().enumerate() {
+                let value = MADE[series % MADE.len()].1(&mut random, nth, state);
+                batch.push_point(key(series as u64), Point { time_s: START_S + nth * INTERVAL_S, value });
+            }
+            clock.store(START_S + nth * INTERVAL_S, Ordering::Relaxed);
+            let start = Instant::now();
+            while store.append(&batch).is_err() {
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            times.push(start.elapsed());
+        }
+        is_over.store(true, Ordering::Relaxed);
+    });
+    let cost = measured();
+    let total: Duration = times.iter().sum();
+    times.sort();
+    let ms = |time: Duration| time.as_secs_f64() * 1000.0;
+    let points = (BATCHES * SERIES as i64) as f64;
+    let stats = store.stats();
+    println!("25 million points of 10,000 series (7 hours), 10,000 a batch, with housekeeping");
+    println!("{:<58} {:>10.0}", "points/s, of the time spent appending", points / total.as_secs_f64());
+    println!("{:<58} {:>10.2}", "cores, with making the points", cost.cores);
+    println!("{:<58} {:>10.2}", "ms an append: median", ms(times[times.len() / 2]));
+    println!("{:<58} {:>10.2}", "    99 of 100", ms(times[times.len() * 99 / 100]));
+    println!("{:<58} {:>10.2}", "    longest", ms(times[times.len() - 1]));
+    println!("{:<58} {:>10}", "parts", stats.parts);
+    println!("{:<58} {:>10.3}", "B a raw point", stats.raw_bytes as f64 / stats.raw_points as f64);
+    println!("{:<58} {:>10.1}", "MiB on disk: raw", stats.raw_bytes as f64 / 1048576.0);
+    println!("{:<58} {:>10.1}", "    rollups", (stats.five_minutes_bytes + stats.hour_bytes) as f64 / 1048576.0);
+    println!("{:<58} {:>10.1}\n", "    log", stats.log_bytes as f64 / 1048576.0);
     Ok(())
 }
 

@@ -288,7 +288,7 @@ fn what_was_acknowledged_survives_kill_9() {
         output.read_to_string(&mut rest).unwrap();
         // The last line may be cut.
         let whole = rest.rsplit_once('\n').map_or("", |(whole, _)| whole);
-        last = whole.lines().filter_map(acknowledged).last().unwrap_or(last);
+        last = whole.lines().filter_map(acknowledged).next_back().unwrap_or(last);
 
         let store = Store::open(dir.path(), config(&clock())).unwrap();
         for series in 1..=20 {

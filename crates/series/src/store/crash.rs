@@ -173,7 +173,7 @@ fn power_losses(seed: u64, losses: u64) {
     let mut histories = vec![History::default(); APPENDERS];
     let mut receiver = Receiver::default();
     // Where nobody forwards, sealed segments go at once.
-    let config = Config { keep_for_forwarding: seed % 4 > 0, ..config(&now_s) };
+    let config = Config { keep_for_forwarding: !seed.is_multiple_of(4), ..config(&now_s) };
     for _ in 0..losses {
         let calls_max = [15, 200, 400][random.below(3) as usize];
         disk.power_off_after(random.below(calls_max));
