@@ -49,6 +49,7 @@ mod qemu;
 mod reader;
 pub mod reconcile;
 pub mod sample;
+pub mod spool;
 mod tree;
 
 pub use observed::Observed;
