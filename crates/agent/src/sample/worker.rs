@@ -38,6 +38,12 @@ impl Worker {
         Self { sampler, schedule, before: HashMap::new() }
     }
 
+    /// The id of the host in the inventory.
+    #[must_use]
+    pub fn host_id(&self) -> &Arc<str> {
+        self.sampler.host_id()
+    }
+
     /// Goes by these specifications from here on. What is new is read at once, so that its first tick can tell rates.
     pub fn set<'a>(&mut self, specs: impl IntoIterator<Item = &'a AcqSpec>, now: Now) {
         self.schedule.set(specs, now);
