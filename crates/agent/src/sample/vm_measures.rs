@@ -207,3 +207,237 @@ pub(crate) static VM_MEASURES: &[VmMeasure] = &[
         Some((pair.host.uptime_s? - started_s).max(0.0))
     }),
 ];
+
+#[cfg(test)]
+mod tests {
+    use std::io::{BufRead as _, BufReader, Write as _};
+    use std::os::unix::net::UnixListener;
+    use std::sync::Arc;
+    use std::time::{Duration, Instant};
+
+    use super::super::reading::{Reading, Wanted};
+    use super::super::{Sampler, VM_MEASURES};
+    use super::*;
+    use crate::tree::fixture::Fixture;
+
+    const UUID: &str = "6f1c2f44-7a4b-4e0e-9a35-0d9c3a1f2b11";
+
+    /// `/proc/PID/stat` of a process that was started 100 s after the machine.
+    fn stat(started: u64, minor: u64, major: u64, user: u64, system: u64, guest: u64) -> String {
+        let hz = rustix::param::clock_ticks_per_second();
+        let (user, system, guest, started) = (user * hz, system * hz, guest * hz, started * hz);
+        format!(
+            "10 (q) S 1 1 1 0 -1 4 {minor} 0 {major} 0 {user} {system} 0 0 20 0 4 0 {started} 1 2 3 4 5 6 7 8 9 10 11 12 13 \
+             14 15 16 17 18 19 20 {guest} 0"
+        )
+    }
+
+    /// A host of 2000 MHz with a VM of two processors, 1024 MiB and one TAP interface, held to 1.5 processors and 512 MiB.
+    fn machine() -> Fixture {
+        let command = format!(
+            "/usr/bin/qemu-system-x86_64\0-uuid\0{UUID}\0-smp\02\0-m\01024\0-netdev\0tap,id=n,ifname=vnet0\0-qmp\0unix:/q,server=on\0"
+        );
+        let fixture = Fixture::new(&[
+            ("proc/cpuinfo", "model name : X @ 2.00GHz\n"),
+            ("proc/uptime", "160.5 1\n"),
+            ("proc/net/dev", DEV),
+            ("proc/10/cmdline", &command),
+            ("proc/10/stat", &stat(100, 500, 10, 30, 10, 20)),
+            (
+                "proc/10/status",
+                "VmRSS: 524288 kB\nRssAnon: 1 kB\nRssFile: 1024 kB\nRssShmem: 2048 kB\nVmSwap: 64 kB\nHugetlbPages: 0 kB\n",
+            ),
+            ("proc/10/io", "read_bytes: 1000\nwrite_bytes: 1000\n"),
+            ("proc/10/task/10/comm", "qemu\n"),
+            ("proc/10/task/10/schedstat", "5 1000000000 100\n"),
+            ("proc/10/task/11/comm", "CPU 0/KVM\n"),
+            ("proc/10/task/11/schedstat", "5 1000000000 200\n"),
+            ("proc/10/task/12/comm", "CPU 1/KVM\n"),
+            ("proc/10/task/12/schedstat", "5 0 0\n"),
+            ("proc/10/cgroup", "0::/vm\n"),
+            ("sys/fs/cgroup/cgroup.controllers", "cpu memory"),
+            ("sys/fs/cgroup/vm/cpu.max", "150000 100000"),
+            ("sys/fs/cgroup/vm/memory.max", "536870912"),
+        ]);
+        // Its socket, and nobody is connected.
+        fixture.write("proc/10/net/unix", "Num RefCount Protocol Flags Type St Inode Path\n");
+        fixture
+    }
+
+    const DEV: &str = "a\nb\n vnet0: 1024 10 0 1 0 0 0 0 2048 20 0 2 0 0 0 0\n eth0: 9 9 9 9 0 0 0 0 9 9 9 9 0 0 0 0\n";
+
+    /// The machine ten seconds later.
+    fn pass_time(fixture: &Fixture) {
+        fixture.write("proc/10/stat", stat(100, 700, 20, 39, 13, 27));
+        fixture.write("proc/10/io", "read_bytes: 11240\nwrite_bytes: 21480\n");
+        fixture.write("proc/10/task/10/schedstat", "5 2000000000 150\n");
+        fixture.write("proc/10/task/11/schedstat", "5 4000000000 300\n");
+        fixture.write("proc/10/task/12/schedstat", "5 1000000000 30\n");
+        fixture.write("proc/10/task/13/comm", "worker\n");
+        fixture.write("proc/10/task/13/schedstat", "5 0 20\n");
+        fixture
+            .write("proc/net/dev", DEV.replace("1024 10 0 1", "11264 30 0 2").replace("2048 20 0 2", "22528 70 0 3"));
+    }
+
+    fn read(sampler: &mut Sampler) -> Reading {
+        let all = VM_MEASURES.iter().fold(Needs::NONE, |all, measure| all | measure.reads());
+        sampler.read(&Wanted { every_vm: all, ..Wanted::default() })
+    }
+
+    fn set_times(reading: &mut Reading, taken: Instant) {
+        if let Some(part) = &mut reading.host.interfaces {
+            part.taken = taken;
+        }
+        for vm in reading.vms.values_mut() {
+            macro_rules! set {
+                ($($part:ident),*) => { $( if let Some(part) = &mut vm.$part { part.taken = taken; } )* };
+            }
+            set!(process, holdings, io, threads, blocks);
+        }
+    }
+
+    fn id() -> Arc<str> {
+        format!("vm-{UUID}").into()
+    }
+
+    /// Values ten seconds after `before`.
+    fn check(before: &mut Reading, now: &mut Reading, expected: &[(&str, Option<f64>)]) {
+        let then = Instant::now();
+        set_times(before, then);
+        set_times(now, then + Duration::from_secs(10));
+        let pair = VmPair::new((&now.vms[&id()], before.vms.get(&id())), (&now.host, Some(&before.host)));
+        for (cid, expected) in expected {
+            let measure = VM_MEASURES.iter().find(|measure| measure.cid.trim_end_matches(".VM") == *cid).unwrap();
+            let counter = measure.counter().unwrap();
+            assert_eq!((measure.value)(&pair).map(|value| counter.round(value)), *expected, "{cid}");
+        }
+    }
+
+    #[test]
+    fn values_are_those_that_the_catalogue_says() {
+        let fixture = machine();
+        let mut sampler = Sampler::with_root(fixture.root());
+        let mut before = read(&mut sampler);
+        pass_time(&fixture);
+        let mut now = read(&mut sampler);
+        let expected = [
+            ("cpu.capacity.provisioned", Some(4000.0)),
+            ("cpu.capacity.entitlement", Some(3000.0)),
+            ("cpu.capacity.usage", Some(2400.0)),
+            ("cpu.capacity.demand", Some(3400.0)),
+            ("cpu.capacity.contention", Some(20.0)),
+            ("cpu.utilization.usage", Some(60.0)),
+            ("cpu.time.user", Some(10.0)),
+            ("cpu.time.system", Some(15.0)),
+            ("cpu.time.guest", Some(35.0)),
+            ("cpu.corecount.provisioned", Some(2.0)),
+            ("cpu.threads.total", Some(4.0)),
+            ("cpu.switches.usage", Some(20.0)),
+            ("mem.capacity.provisioned", Some(1024.0)),
+            ("mem.capacity.entitlement", Some(512.0)),
+            ("mem.capacity.usage", Some(512.0)),
+            ("mem.capacity.shared", Some(3.0)),
+            ("mem.swap.current", Some(64.0)),
+            ("mem.faults.minor", Some(20.0)),
+            ("mem.faults.major", Some(1.0)),
+            ("disk.throughput.usage", Some(3.0)),
+            ("disk.throughput.read", Some(1.0)),
+            ("disk.throughput.write", Some(2.0)),
+            ("disk.throughput.contention", Some(0.0)),
+            ("disk.requests.read", None),
+            ("disk.requests.write", None),
+            ("disk.requests.flush", None),
+            ("net.throughput.usage", Some(3.0)),
+            ("net.throughput.receive", Some(2.0)),
+            ("net.throughput.transmit", Some(1.0)),
+            ("net.throughput.contention", Some(0.2)),
+            ("net.packets.receive", Some(5.0)),
+            ("net.packets.transmit", Some(2.0)),
+            ("sys.uptime.current", Some(61.0)),
+        ];
+        assert_eq!(expected.len(), VM_MEASURES.len());
+        check(&mut before, &mut now, &expected);
+    }
+
+    #[test]
+    fn a_monitor_that_is_free_tells_of_requests() {
+        let fixture = machine();
+        let listener = UnixListener::bind(fixture.root().join("q")).unwrap();
+        fixture.write(
+            "proc/10/net/unix",
+            "Num RefCount Protocol Flags Type St Inode Path\n0: 2 0 00010000 0001 01 8836 /q\n",
+        );
+        std::thread::spawn(move || {
+            for round in 1..=2u64 {
+                let mut stream = BufReader::new(listener.accept().unwrap().0);
+                let (reads, ns) = (round * 100, round * 500_000_000);
+                let script = format!(
+                    "{{\"QMP\": {{}}}}\n{{\"return\": {{}}}}\n{{\"return\": [{{\"stats\": {{\"rd_operations\": {reads}, \
+                     \"rd_total_time_ns\": {ns}, \"rd_bytes\": {}, \"wr_bytes\": 0}}}}], \"id\": \"query-blockstats\"}}\n\
+                     {{\"return\": {{\"actual\": 268435456}}, \"id\": \"query-balloon\"}}\n",
+                    round * 102_400
+                );
+                stream.get_mut().write_all(script.as_bytes()).unwrap();
+                let mut line = String::new();
+                while stream.read_line(&mut line).unwrap() > 0 {}
+            }
+        });
+        let mut sampler = Sampler::with_root(fixture.root());
+        let mut before = read(&mut sampler);
+        pass_time(&fixture);
+        let mut now = read(&mut sampler);
+        let expected = [
+            ("disk.requests.read", Some(10.0)),
+            ("disk.requests.write", Some(0.0)),
+            ("disk.throughput.read", Some(10.0)),
+            ("disk.throughput.contention", Some(5.0)),
+            ("mem.capacity.entitlement", Some(256.0)),
+        ];
+        check(&mut before, &mut now, &expected);
+
+        // A client takes it: then the kernel's counts are all there is.
+        fixture.write("proc/10/net/unix", "head\n0: 3 0 00000000 0001 03 8840 /q\n");
+        let mut later = read(&mut sampler);
+        let expected = [("disk.requests.read", None), ("disk.throughput.read", Some(0.0))];
+        check(&mut now, &mut later, &expected);
+    }
+
+    #[test]
+    fn a_vm_that_was_started_anew_gives_no_rates_at_first() {
+        let fixture = machine();
+        let mut sampler = Sampler::with_root(fixture.root());
+        let mut before = read(&mut sampler);
+        pass_time(&fixture);
+        fixture.write("proc/10/stat", stat(150, 700, 20, 39, 13, 27));
+        let mut now = read(&mut sampler);
+        let expected = [
+            ("cpu.utilization.usage", None),
+            ("cpu.switches.usage", None),
+            ("disk.throughput.contention", None),
+            ("net.throughput.usage", None),
+            ("mem.capacity.usage", Some(512.0)),
+            ("sys.uptime.current", Some(11.0)),
+        ];
+        check(&mut before, &mut now, &expected);
+
+        std::fs::remove_dir_all(fixture.root().join("proc/10")).unwrap();
+        assert!(read(&mut sampler).vms.is_empty());
+        assert_eq!(read(&mut sampler).host.vm_count, Some(0));
+    }
+
+    #[test]
+    fn a_vm_without_interfaces_on_the_host_has_no_traffic_and_unnamed_threads_all_count() {
+        let fixture = machine();
+        let command = format!("qemu-system-x86_64\0-uuid\0{UUID}\0-smp\02\0-netdev\0user,id=n\0");
+        fixture.write("proc/10/cmdline", command);
+        for thread in [11, 12] {
+            fixture.write(&format!("proc/10/task/{thread}/comm"), "qemu\n");
+        }
+        let mut sampler = Sampler::with_root(fixture.root());
+        let mut before = read(&mut sampler);
+        pass_time(&fixture);
+        let mut now = read(&mut sampler);
+        let expected = [("net.throughput.usage", None), ("cpu.capacity.contention", Some(25.0))];
+        check(&mut before, &mut now, &expected);
+    }
+}
