@@ -264,6 +264,7 @@ fn site_config(args: &ServeArgs) -> lockstep_site::Config {
             idle: Duration::from_secs(args.session_idle * 60),
             ..Default::default()
         },
+        epoch_types: vec!["AcqSpec".to_owned()],
     }
 }
 
