@@ -264,7 +264,7 @@ fn site_config(args: &ServeArgs) -> lockstep_site::Config {
             idle: Duration::from_secs(args.session_idle * 60),
             ..Default::default()
         },
-        epoch_types: vec!["AcqSpec".to_owned()],
+        epoch_types: lockstep_stats::EPOCH_TYPES.map(str::to_owned).to_vec(),
     }
 }
 

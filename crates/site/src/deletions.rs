@@ -59,6 +59,11 @@ impl Deletions {
         }
     }
 
+    /// All that is remembered, the oldest first.
+    pub(crate) fn all(&self) -> Vec<ResourceId> {
+        self.deleted.iter().map(|(_, id)| id.clone()).collect()
+    }
+
     /// What was deleted after `after`, some of it perhaps created again; `None` when that is not known any more.
     pub(crate) fn after(&self, after: Position) -> Option<Vec<ResourceId>> {
         if self.since.is_none_or(|since| after < since) {

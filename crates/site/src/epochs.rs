@@ -180,6 +180,11 @@ impl Site {
         self.journal().now_ms().div_euclid(1000)
     }
 
+    /// The last epoch in which a tracked resource was touched, as of the view; `None` when none ever was.
+    pub fn last_touched_s(&self) -> Option<i64> {
+        self.epochs.lock().last_touched_s()
+    }
+
     /// One page of the net change of a tracked resource type in `(start_s, end_s]`, seconds since 1970, both closed by
     /// [`Site::close_epoch`]; a start of 0 asks for a full copy. At most `limit` ids, and at least one, after `after`.
     ///

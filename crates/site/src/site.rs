@@ -176,6 +176,11 @@ impl Site {
         self.deletions.lock().after(after)
     }
 
+    /// Every deletion that is remembered, as of the view, the oldest first.
+    pub fn remembered_deletions(&self, _: &View) -> Vec<ResourceId> {
+        self.deletions.lock().all()
+    }
+
     /// The journal.
     pub fn journal(&self) -> &Arc<dyn Engine> {
         &self.engine

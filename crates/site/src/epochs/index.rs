@@ -116,6 +116,11 @@ impl Epochs {
         }
     }
 
+    /// The last epoch in which anything was touched.
+    pub(crate) fn last_touched_s(&self) -> Option<i64> {
+        self.seconds.last_key_value().map(|(epoch_s, _)| *epoch_s)
+    }
+
     /// The number of a type, if it is tracked.
     pub(super) fn find(&self, resource_type: &str) -> Option<usize> {
         self.types.iter().position(|tracked| tracked.resource_type.as_str() == resource_type)
