@@ -169,17 +169,19 @@ impl Stats {
 
     /// Keeps the series store in order until the site stops: seals, merges, rolls up, lets go. Runs on a thread of its own, since all of
     /// it is CPU and disk.
+    ///
+    /// # Errors
+    /// When the operating system gives no thread.
     pub fn keep_store(self: &Arc<Self>) -> std::io::Result<std::thread::JoinHandle<()>> {
-        let (store, site) = (self.store.clone(), Arc::downgrade(&self.site));
+        let (store, progress) = (self.store.clone(), self.site.progress());
         std::thread::Builder::new().name("series".to_owned()).spawn(move || {
-            while site.upgrade().is_some_and(|site| !site.progress().borrow().is_stopping) {
-                store.wait_for_work(HOUSEKEEPING_INTERVAL);
+            while !progress.borrow().is_stopping {
                 if let Err(error) = store.housekeep() {
-                    tracing::error!(
-                        error = &error as &dyn std::error::Error,
-                        "the series store could not be kept in order"
-                    );
+                    tracing::error!(error = &error as &dyn std::error::Error, "the series store was not kept in order");
+                    // There is work all the same, so waiting for it would return at once.
+                    std::thread::sleep(HOUSEKEEPING_INTERVAL);
                 }
+                store.wait_for_work(HOUSEKEEPING_INTERVAL);
             }
         })
     }

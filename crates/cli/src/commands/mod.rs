@@ -14,6 +14,8 @@ mod resource;
 mod stats;
 mod watch;
 
+pub use collect::keep_host;
+
 use std::process::ExitCode;
 
 use anyhow::Result;

@@ -70,8 +70,7 @@ async fn serve(args: &DemoArgs, data_dir: PathBuf) -> Result<()> {
     );
     introduce(&server, &data_dir, &password, args.plain_http);
     let churn = tokio::spawn(churn::keep_changing(server.site.clone(), args.vms, args.rate));
-    let (site, stats, table) = (server.site.clone(), server.stats.clone(), server.table.clone());
-    let samples = tokio::spawn(samples::keep_sampling(site, stats, table, args.vms));
+    let samples = tokio::spawn(samples::keep_sampling(server.calls("demo"), server.stats.clone(), args.vms));
     let served = server.run(stop_signal()).await;
     churn.abort();
     samples.abort();

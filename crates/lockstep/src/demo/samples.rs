@@ -9,14 +9,13 @@ use lockstep_contract::counters::counter;
 use lockstep_contract::points::{Batch, Identifier, Series};
 use lockstep_contract::services::stats::acq_specs::{CounterSpec, Create, CreateInput, CreateSpec};
 use lockstep_contract::services::stats::agents::{Register, RegisterInput};
-use lockstep_contract::services::stats::{CidMid, Predicate, RsrcId};
-use lockstep_contract::{Declared, PlainJson, Wire};
+use lockstep_contract::services::stats::{Predicate, RsrcId};
 use lockstep_model::{ResourceId, Value};
 use lockstep_site::Site;
-use lockstep_site::caller::Caller;
-use lockstep_site::table::{Context, Table};
 use lockstep_stats::Stats;
 use prost::Message as _;
+
+use crate::in_process::InProcess;
 
 use super::inventory::{mix, vm_id};
 
@@ -45,68 +44,47 @@ const COUNTERS: [&str; 5] = [
 ];
 
 /// Asks for samples of this machine and its virtual machines, and makes points up for generated ones; ends never.
-pub async fn keep_sampling(site: Arc<Site>, stats: Arc<Stats>, table: Arc<Table>, vms: usize) {
-    let call = Call { site: site.clone(), table };
-    for set in ["cpu", "mem", "disk", "net", "sys"] {
-        call.spec(&format!("{set}.HOST"), &["HOST"]).await;
-        call.spec(&format!("{set}.VM"), &["VM"]).await;
+pub async fn keep_sampling(call: InProcess, stats: Arc<Stats>, vms: usize) {
+    for group in ["cpu", "mem", "disk", "net", "sys"] {
+        for kind in ["HOST", "VM"] {
+            ask(&call, &format!("{group}.{kind}"), kind).await;
+        }
     }
-    let offered = COUNTERS.iter().map(|cid| (*cid).to_owned()).collect();
-    let register = RegisterInput {
-        host: GENERATED.to_owned(),
-        metadata: "generated: made-up points".to_owned(),
-        counters: offered,
-    };
+    let counters = COUNTERS.iter().map(|cid| (*cid).to_owned()).collect();
+    let register =
+        RegisterInput { host: GENERATED.to_owned(), metadata: "generated: made-up points".to_owned(), counters };
     let mut timer = tokio::time::interval(Duration::from_secs(INTERVAL_S));
     loop {
         timer.tick().await;
-        call.run::<Register>(&register).await;
-        let batch = generate(&site, vms.min(MACHINES));
-        if let Err(error) = stats.write_points(batch.encode_to_vec()).await {
+        let batch = generate(&call.site, vms.min(MACHINES));
+        let written = match call.call(Register, &register).await {
+            Ok(_) => stats.write_points(Some(GENERATED), batch.encode_to_vec()).await.map(drop),
+            Err(error) => Err(error),
+        };
+        if let Err(error) = written {
             tracing::warn!(%error, "the demo's points could not be stored");
         }
     }
 }
 
-struct Call {
-    site: Arc<Site>,
-    table: Arc<Table>,
-}
-
-impl Call {
-    /// Calls an operation as the demo.
-    async fn run<O: Declared>(&self, input: &O::Input) {
-        let Some(index) = self.table.find(O::OPERATION.service, O::OPERATION.name) else { return };
-        let mut json = PlainJson::default();
-        input.encode(&mut json);
-        let context = Context { site: self.site.clone(), caller: Caller::Server("demo"), operation_id: "demo".into() };
-        let outcome = match lockstep_contract::Data::from_json(&json.out) {
-            Ok(data) => {
-                self.table.entries()[index].call(context, data, lockstep_contract::Encoding::Plain, false).await
-            }
-            Err(_) => return,
-        };
-        if let Err(error) = outcome {
-            tracing::warn!(%error, operation = O::OPERATION.name, "the demo's samples could not be asked for");
-        }
-    }
-
-    async fn spec(&self, set: &str, types: &[&str]) {
-        let every = |kind: &&str| RsrcId {
-            key: None,
-            resource_type: Some((*kind).to_owned()),
-            id_value: String::new(),
-            predicate: Some(Predicate::All),
-            scheme: None,
-        };
-        let acq_spec = CreateSpec {
-            counters: CounterSpec { cid_mid: None::<CidMid>, set_id: Some(set.to_owned()) },
-            resources: types.iter().map(every).collect(),
-            interval: Some(HOST_INTERVAL_S),
-            expiration: Some(now_s() + LIFE_S),
-            memo_: Some("made by the demo".to_owned()),
-        };
-        self.run::<Create>(&CreateInput { acq_spec }).await;
+/// Asks for all counters of a set of every resource of a type.
+async fn ask(call: &InProcess, set: &str, kind: &str) {
+    let every = RsrcId {
+        key: None,
+        resource_type: Some(kind.to_owned()),
+        id_value: String::new(),
+        predicate: Some(Predicate::All),
+        scheme: None,
+    };
+    let acq_spec = CreateSpec {
+        counters: CounterSpec { cid_mid: None, set_id: Some(set.to_owned()) },
+        resources: vec![every],
+        interval: Some(HOST_INTERVAL_S),
+        expiration: Some(now_s() + LIFE_S),
+        memo_: Some("made by the demo".to_owned()),
+    };
+    if let Err(error) = call.call(Create, &CreateInput { acq_spec }).await {
+        tracing::warn!(%error, set, "the demo's samples could not be asked for");
     }
 }
 
