@@ -1,0 +1,211 @@
+//! The agent as a process of its own: what it samples, and what becomes of it when it is killed and cut off.
+
+use std::collections::BTreeMap;
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::thread;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+use crate::server::{Server, eventually};
+use crate::stats::now_s;
+
+/// A process that is killed when the test ends, however it ends.
+pub struct Killed(pub Child);
+
+impl Drop for Killed {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// A way to the server that can be cut.
+struct Proxy {
+    port: u16,
+    is_cut: Arc<AtomicBool>,
+    /// Both ends of every connection.
+    open: Arc<Mutex<Vec<TcpStream>>>,
+}
+
+impl Proxy {
+    fn to(server: &Server) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let target = server.url.split("://").nth(1).unwrap().to_owned();
+        let (is_cut, open) = (Arc::new(AtomicBool::new(false)), Arc::new(Mutex::new(Vec::new())));
+        let proxy = Self { port, is_cut: is_cut.clone(), open: open.clone() };
+        thread::spawn(move || {
+            for client in listener.incoming().map_while(Result::ok) {
+                if is_cut.load(Ordering::Relaxed) {
+                    continue;
+                }
+                let Ok(server) = TcpStream::connect(&target) else { continue };
+                let both = |a: &TcpStream, b: &TcpStream| (a.try_clone().unwrap(), b.try_clone().unwrap());
+                for (from, to) in [both(&client, &server), both(&server, &client)] {
+                    thread::spawn(move || pump(from, to));
+                }
+                open.lock().unwrap().extend([client, server]);
+            }
+        });
+        proxy
+    }
+
+    fn url(&self) -> String {
+        format!("http://127.0.0.1:{}", self.port)
+    }
+
+    fn cut(&self) {
+        self.is_cut.store(true, Ordering::Relaxed);
+        for end in self.open.lock().unwrap().drain(..) {
+            let _ = end.shutdown(std::net::Shutdown::Both);
+        }
+    }
+
+    fn mend(&self) {
+        self.is_cut.store(false, Ordering::Relaxed);
+    }
+}
+
+fn pump(mut from: TcpStream, mut to: TcpStream) {
+    let mut buffer = vec![0; 64 << 10];
+    while let Ok(count @ 1..) = from.read(&mut buffer) {
+        if to.write_all(&buffer[..count]).is_err() {
+            break;
+        }
+    }
+    let _ = to.shutdown(std::net::Shutdown::Both);
+}
+
+/// An access token of the role agent, in a file.
+fn token_file(server: &Server, name: &str) -> std::path::PathBuf {
+    let path = format!("/api/lockstep/accounts/{name}?action=issue-token");
+    let token = server.ok("POST", &path, &json!({"role": "AGENT"}));
+    let file = server.data.path().join(format!("{name}.token"));
+    std::fs::write(&file, token.as_str().unwrap()).unwrap();
+    file
+}
+
+fn start(url: &str, token: &Path, data_dir: &Path) -> Killed {
+    let child = Command::new(env!("CARGO_BIN_EXE_lockstep"))
+        .args(["agent", "--server", url, "--sync-interval", "1", "--token-file"])
+        .arg(token)
+        .arg("--data-dir")
+        .arg(data_dir)
+        .env("RUST_LOG", "warn")
+        .stdin(Stdio::null())
+        .spawn()
+        .unwrap();
+    Killed(child)
+}
+
+/// All points of the server: values by time, by series.
+fn points(server: &Server) -> BTreeMap<String, BTreeMap<i64, f64>> {
+    let answer = server.ok("POST", "/api/lockstep/stats/series?action=query", &json!({"filter": {}}));
+    let numbers = |list: &Value| list.as_array().unwrap().clone();
+    let series = |one: &Value| {
+        let times = numbers(&one["times"]).into_iter().map(|time| time.as_i64().unwrap());
+        let points = times.zip(numbers(&one["values"]).into_iter().map(|value| value.as_f64().unwrap())).collect();
+        (format!("{}@{}", one["cid"].as_str().unwrap(), one["rid"].as_str().unwrap()), points)
+    };
+    answer["series"].as_array().unwrap().iter().map(series).collect()
+}
+
+fn ask_for_all(server: &Server, groups: &[&str], kind: &str) {
+    for group in groups {
+        let body = json!({"counters": {"set_id": format!("{group}.{kind}")}, "interval": 1,
+            "resources": [{"type": kind, "id_value": "", "predicate": "ALL"}]});
+        server.ok("POST", "/api/stats/acq-specs", &body);
+    }
+}
+
+/// Machines without anything in them, which cost little and are sampled all the same.
+fn idle_machines(count: usize) -> Vec<Killed> {
+    let start = |number: usize| {
+        let uuid = format!("5f0c8ed6-0000-4000-8000-{number:012x}");
+        let name = format!("idle-{number}");
+        let args =
+            ["-accel", "tcg", "-m", "16", "-nodefaults", "-display", "none", "-S", "-name", &name, "-uuid", &uuid];
+        Command::new("qemu-system-x86_64")
+            .args(args)
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .ok()
+            .map(Killed)
+    };
+    (0..count).map_while(start).collect()
+}
+
+#[test]
+fn an_agent_that_is_killed_and_cut_off_delivers_every_point_once() {
+    let number =
+        |name: &str, otherwise: u64| std::env::var(name).ok().and_then(|v| v.parse().ok()).unwrap_or(otherwise);
+    // A short time for every run of the tests; two minutes and thirty machines for a thousand points a second on request.
+    let (seconds, machines) = (number("LOCKSTEP_AGENT_SECONDS", 6), number("LOCKSTEP_AGENT_MACHINES", 2));
+    let server = Server::start_with(&["--plain-http", "--no-collect-host", "--no-sample-host"]);
+    let proxy = Proxy::to(&server);
+    let _machines = idle_machines(machines as usize);
+    let token = token_file(&server, "agent-1");
+    let data_dir = TempDir::new().unwrap();
+    let agent = start(&proxy.url(), &token, data_dir.path());
+    ask_for_all(&server, &["cpu", "mem", "disk", "net", "sys"], "HOST");
+    ask_for_all(&server, &["cpu", "mem", "disk", "net", "sys"], "VM");
+    let all_are_there = || {
+        let found = points(&server);
+        let hosts = found.keys().filter(|key| key.contains(".HOST@")).count();
+        let vms = found.keys().filter(|key| key.starts_with("sys.uptime.current.VM@")).count() as u64;
+        (hosts > 50 && vms >= machines).then_some(found.len())
+    };
+    let series =
+        eventually(Duration::from_secs(20), "the counters of the host and its machines are sampled", all_are_there);
+
+    // Cut off; killed meanwhile, and started again while there is still no server.
+    thread::sleep(Duration::from_secs(1));
+    let cut_s = now_s();
+    proxy.cut();
+    thread::sleep(Duration::from_secs(seconds / 2));
+    let killed_s = now_s();
+    drop(agent);
+    let _agent = start(&proxy.url(), &token, data_dir.path());
+    thread::sleep(Duration::from_secs(seconds - seconds / 2));
+    let mended_s = now_s();
+    let before: usize = points(&server).values().map(|points| points.range(cut_s + 2..).count()).sum();
+    assert_eq!(before, 0, "nothing comes through a cut");
+    proxy.mend();
+    let caught_up = || {
+        points(&server)
+            .values()
+            .all(|points| points.last_key_value().is_some_and(|p| *p.0 > mended_s + 2))
+            .then_some(())
+    };
+    eventually(Duration::from_secs(60), "the agent has caught up", caught_up);
+
+    // Every second has its point, but for those in which the agent was dead, and the one that it had not flushed.
+    let found = points(&server);
+    let (mut expected, mut dead) = (0, 0);
+    for (key, points) in &found {
+        let (first, last) = (*points.keys().next().unwrap(), *points.keys().next_back().unwrap());
+        for time_s in first..=last {
+            let may_be_missing = (killed_s - 1..killed_s + 4).contains(&time_s);
+            let is_there = points.contains_key(&time_s);
+            assert!(
+                is_there || may_be_missing,
+                "{key} has no point at {time_s}: cut {cut_s}, killed {killed_s}, mended {mended_s}"
+            );
+            expected += 1;
+            dead += usize::from(!is_there);
+        }
+    }
+    let store = server.ok("GET", "/api/lockstep/stats/store", &Value::Null);
+    eprintln!(
+        "{} series, {expected} points of which the agent was dead for {dead}; the server took {} in all",
+        series, store["stored"]
+    );
+}
