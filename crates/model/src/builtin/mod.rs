@@ -1,6 +1,7 @@
 //! The models that every site has.
 
 mod inventory;
+mod links;
 mod own;
 mod stats;
 
@@ -8,11 +9,12 @@ use std::sync::LazyLock;
 
 use crate::{Kind, Property, ResourceModel};
 
+pub use links::{LINK, LINK_ADMINISTRATORS, LINK_ADMINISTRATORS_ID, SYNC_CURSOR, SYNC_PROVIDER};
 pub use own::{ACCOUNT, RESOURCE_MODEL};
 pub use stats::{ACQ_SPEC, RESOURCE_ADDRESS, STATS_PROVIDER};
 
 static MODELS: LazyLock<Vec<ResourceModel>> =
-    LazyLock::new(|| inventory::models().into_iter().chain(own::models()).chain(stats::models()).collect());
+    LazyLock::new(|| [inventory::models(), own::models(), stats::models(), links::models()].concat());
 
 /// All built-in models.
 pub fn models() -> Vec<ResourceModel> {
@@ -37,6 +39,8 @@ pub fn writing_service(resource_type: &str) -> Option<&'static str> {
         ACQ_SPEC => Some("com.vmware.vstats.acq_specs"),
         STATS_PROVIDER => Some("lockstep.stats.providers"),
         RESOURCE_ADDRESS => Some("lockstep.stats.points"),
+        LINK | SYNC_PROVIDER | SYNC_CURSOR => Some("com.vmware.vcenter.hvc.links"),
+        LINK_ADMINISTRATORS => Some("com.vmware.vcenter.hvc.management.administrators"),
         _ => None,
     }
 }

@@ -1,0 +1,5 @@
+//! Links: two sites that stay in step.
+
+pub mod provider;
+
+pub use provider::{LinkId, Progress, Run, Stage, SyncError, SyncProvider};
