@@ -1,12 +1,23 @@
 //! The registry: every model there is, and what paths mean under them.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use crate::{
     Document, Kind, LeafPath, Misfit, MisfitReason, ModelError, Name, Property, PropertyPath, RelationPath,
     ResourceModel, ResourceType, Value, builtin, parse,
 };
+
+/// The property that every type has without declaring it: the link that a resource came by, unset on a site's own. Only the link's
+/// provider sets it.
+pub const LINKED_FROM: &str = "linked_from";
+
+/// The property as a declaration.
+fn linked_from() -> &'static Property {
+    static DECLARED: LazyLock<Property> =
+        LazyLock::new(|| Property::new(LINKED_FROM, Kind::Id { targets: vec![builtin::LINK.into()], parent: false }));
+    &DECLARED
+}
 
 /// Why a model cannot be registered or removed beside those that are.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -36,6 +47,9 @@ pub enum RegistryError {
     /// A registered property would vanish or change its kind.
     #[error("property {0} cannot be removed or changed once it is registered: stored resources may have it")]
     Incompatible(String),
+    /// The model declares what every type has anyway.
+    #[error("property {0} cannot be declared: every type has it, and links alone set it")]
+    Reserved(&'static str),
     /// No such model.
     #[error("no model {0}")]
     Unknown(String),
@@ -48,7 +62,7 @@ pub struct TypeDef {
     pub name: ResourceType,
     /// Its models, at least one, in the order of their names.
     pub models: Vec<Arc<ResourceModel>>,
-    /// What the documents may hold: the union of what the models declare.
+    /// What the documents may hold: the union of what the models declare, and [`LINKED_FROM`] at the end.
     pub properties: Vec<Property>,
 }
 
@@ -229,6 +243,9 @@ impl Registry {
         if builtin::is_builtin(&model.name) || builtin::is_builtin_type(model.resource_type.as_str()) {
             return Err(RegistryError::BuiltIn(model.name.to_string()));
         }
+        if model.properties.iter().any(|p| &*p.name == LINKED_FROM) {
+            return Err(RegistryError::Reserved(LINKED_FROM));
+        }
         if let Some(old) = self.models.get(&model.name) {
             if old.resource_type != model.resource_type {
                 let resource_type = old.resource_type.to_string();
@@ -286,6 +303,7 @@ impl Registry {
                 properties.push(declared.clone());
             }
         }
+        properties.push(linked_from().clone());
         self.types.insert(name.clone(), Arc::new(TypeDef { name: name.clone(), models, properties }));
     }
 
@@ -325,7 +343,8 @@ impl Registry {
         let mut is_many = false;
         for (depth, name) in hop.names.iter().enumerate() {
             let shown = || hop.names[..=depth].join("/");
-            let property = fields.iter().find(|p| p.name == *name).ok_or_else(|| {
+            let implicit = (depth == 0 && &**name == LINKED_FROM).then(linked_from);
+            let property = fields.iter().find(|p| p.name == *name).or(implicit).ok_or_else(|| {
                 let above = &hop.names[..depth];
                 let beside = similar(name, fields.iter().filter(|p| !p.secret).map(|p| &*p.name));
                 let similar = beside.map(|n| above.iter().map(|a| &**a).chain([&*n]).collect::<Vec<_>>().join("/"));
@@ -425,6 +444,21 @@ mod tests {
     }
 
     #[test]
+    fn every_type_tells_the_link_that_a_resource_came_by() {
+        let path = resolve("VirtualMachine/linked_from->Link/domain_name").unwrap();
+        assert_eq!((path.hops.len(), path.is_many(), path.hops[0].resource_type.as_str()), (2, false, "VirtualMachine"));
+        let mut registry = Registry::new();
+        assert!(registry.types().all(|def| def.property([LINKED_FROM]).is_some()));
+        let declares = model("t.A", vec![Property::new(LINKED_FROM, Kind::String)]);
+        assert_eq!(registry.register(declares), Err(RegistryError::Reserved(LINKED_FROM)));
+        let inside = Kind::Struct { fields: vec![Property::new(LINKED_FROM, Kind::String)] };
+        registry.register(model("t.A", vec![Property::new("inner", inside)])).unwrap();
+        let resolved = registry.resolve(&"t.A/inner/linked_from".parse().unwrap()).unwrap();
+        assert_eq!(resolved.last().property.kind, Kind::String);
+        assert!(registry.resolve(&"t.A/linked_from".parse().unwrap()).is_ok());
+    }
+
+    #[test]
     fn models_of_one_type_add_up_and_never_contradict() {
         let mut registry = Registry::new();
         registry
@@ -436,7 +470,7 @@ mod tests {
         let names = |r: &Registry| {
             r.type_def("t.T").map(|t| t.properties.iter().map(|p| p.name.to_string()).collect::<Vec<_>>())
         };
-        assert_eq!(names(&registry).unwrap(), ["x", "y", "z"]);
+        assert_eq!(names(&registry).unwrap(), ["x", "y", "z", LINKED_FROM]);
         let refused = |m| registry.clone().register(m).unwrap_err();
         assert!(matches!(
             refused(model("t.C", vec![Property::new("x", Kind::String)])),
@@ -452,7 +486,7 @@ mod tests {
             RegistryError::Model(ModelError::Name { .. })
         ));
         registry.remove("t.A").unwrap();
-        assert_eq!(names(&registry).unwrap(), ["y", "z"]);
+        assert_eq!(names(&registry).unwrap(), ["y", "z", LINKED_FROM]);
         registry.remove("t.B").unwrap();
         assert_eq!(names(&registry), None);
     }

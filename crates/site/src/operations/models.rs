@@ -72,6 +72,7 @@ fn check(registry: &Registry, model: &ResourceModel) -> Result<(), Error> {
         | RegistryError::BuiltIn(_)
         | RegistryError::OtherType { .. }
         | RegistryError::Conflict { .. }
+        | RegistryError::Reserved(_)
         | RegistryError::Incompatible(_) => invalid("definition", &error.to_string()),
     })
 }
