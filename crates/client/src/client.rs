@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, StatusCode};
 use lockstep_contract::services::stats::cache;
 use lockstep_contract::services::{NoInput, session};
@@ -12,13 +12,16 @@ use tokio::sync::Mutex;
 
 use crate::error::{self, ClientError};
 use crate::request::Request;
-use crate::tls::{Trust, Verifier};
+use crate::tls::{Thumbprint, Trust, Verifier};
 
 /// How long a connection may take to come about.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// After how long a peer that has vanished without a word is noticed. An answer may take any time: long polls wait.
 const VANISHED_AFTER: Duration = Duration::from_secs(30);
+
+/// Longest answer to a call unless said otherwise, in bytes; beyond it the answer counts as foreign. Streams have no such limit.
+const ANSWER_BYTES_MAX: usize = 256 << 20;
 
 /// The header that carries the session's token.
 const SESSION_HEADER: &str = "vmware-api-session-id";
@@ -54,6 +57,7 @@ pub struct Config {
 #[derive(Debug, Clone)]
 pub struct Client {
     inner: Arc<Inner>,
+    answer_bytes_max: usize,
 }
 
 #[derive(Debug)]
@@ -117,7 +121,19 @@ impl Client {
         let http = builder.build().map_err(ClientError::Setup)?;
         let url = url.as_str().trim_end_matches('/').to_owned();
         let inner = Inner { http, url, login: config.login, verifier, session: Mutex::default() };
-        Ok(Self { inner: Arc::new(inner) })
+        Ok(Self { inner: Arc::new(inner), answer_bytes_max: ANSWER_BYTES_MAX })
+    }
+
+    /// The same client, which takes answers of so many bytes at the most: for sites that are not trusted to keep to any measure.
+    #[must_use]
+    pub fn answers_up_to(mut self, bytes: usize) -> Self {
+        self.answer_bytes_max = bytes;
+        self
+    }
+
+    /// The certificate that the site showed last and that was trusted; `None` before the first call, and without TLS.
+    pub fn certificate(&self) -> Option<Thumbprint> {
+        self.inner.verifier.accepted()
     }
 
     /// The site's URL, without a slash at the end.
@@ -149,7 +165,7 @@ impl Client {
         }))
         .await?;
         let headers = response.headers().clone();
-        let body = response.bytes().await.map_err(|e| error::transport(self.url(), &e))?;
+        let body = self.body(response).await?;
         let output = self.decode(operation, &body)?;
         Ok(Answer {
             output,
@@ -260,7 +276,7 @@ impl Client {
             }
             Err(error) => Err(error),
             Ok(response) => {
-                let body = response.bytes().await.map_err(|e| error::transport(self.url(), &e))?;
+                let body = self.body(response).await?;
                 self.decode(&session::Create::OPERATION, &body)
             }
         }
@@ -273,8 +289,26 @@ impl Client {
         if status.is_success() {
             return Ok(response);
         }
-        let body = response.bytes().await.map_err(|e| error::transport(self.url(), &e))?;
+        let body = self.body(response).await?;
         Err(self.refusal(status, &body))
+    }
+
+    /// The body of an answer, up to the limit.
+    async fn body(&self, mut response: reqwest::Response) -> Result<Bytes, ClientError> {
+        let status = response.status().as_u16();
+        let too_long = |seen: &[u8]| ClientError::Foreign {
+            url: self.url().to_owned(),
+            status,
+            excerpt: format!("more than {} bytes: {}", self.answer_bytes_max, error::excerpt(seen)),
+        };
+        let mut body = BytesMut::new();
+        while let Some(chunk) = response.chunk().await.map_err(|e| error::transport(self.url(), &e))? {
+            if body.len() + chunk.len() > self.answer_bytes_max {
+                return Err(too_long(&body));
+            }
+            body.extend_from_slice(&chunk);
+        }
+        Ok(body.freeze())
     }
 
     /// Why a request found no answer.

@@ -102,6 +102,8 @@ pub(crate) struct Verifier {
     by_roots: Result<Option<Arc<dyn ServerCertVerifier>>, String>,
     /// Held for an assignment.
     rejected: Mutex<Option<Rejected>>,
+    /// What was accepted last. Held for an assignment.
+    accepted: Mutex<Option<Thumbprint>>,
 }
 
 impl Verifier {
@@ -121,12 +123,17 @@ impl Verifier {
                 Ok(Some(verifier.map_err(|e| ClientError::Roots(e.to_string()))?))
             }
         };
-        Ok(Self { trust, provider, by_roots, rejected: Mutex::default() })
+        Ok(Self { trust, provider, by_roots, rejected: Mutex::default(), accepted: Mutex::default() })
     }
 
     /// The certificate that was refused since the last time this was asked.
     pub(crate) fn take_rejected(&self) -> Option<Rejected> {
         self.rejected.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+
+    /// The certificate that was accepted last.
+    pub(crate) fn accepted(&self) -> Option<Thumbprint> {
+        *self.accepted.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn decide(
@@ -190,7 +197,11 @@ impl ServerCertVerifier for Verifier {
         time: UnixTime,
     ) -> Result<ServerCertVerified, rustls::Error> {
         match self.decide(certificate, intermediates, name, ocsp_response, time) {
-            Ok(()) => Ok(ServerCertVerified::assertion()),
+            Ok(()) => {
+                let accepted = Thumbprint::of(certificate);
+                *self.accepted.lock().unwrap_or_else(PoisonError::into_inner) = Some(accepted);
+                Ok(ServerCertVerified::assertion())
+            }
             Err((error, reason)) => {
                 let rejected = Rejected { thumbprint: Thumbprint::of(certificate), reason };
                 *self.rejected.lock().unwrap_or_else(PoisonError::into_inner) = Some(rejected);
