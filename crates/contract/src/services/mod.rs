@@ -3,6 +3,8 @@
 pub mod accounts;
 pub mod change_log;
 pub mod feed;
+pub mod link_pull;
+pub mod links;
 pub mod models;
 pub mod resource_model;
 pub mod resources;
