@@ -74,6 +74,7 @@ mod policy;
 mod postings;
 mod promote;
 mod query;
+mod resource;
 mod rows;
 mod shorthand;
 mod space;
@@ -91,6 +92,7 @@ pub use instants::DateTimeText;
 pub use matching::{Rewound, Source};
 pub use memory::{MemoryReport, TypeMemory};
 pub use query::{Filter, Query};
+pub use resource::ResourceRef;
 pub use spec::{
     Comparable, CompositeOperator, FilterSpec, Limits, Operator, PropertyFilter, QuerySpec, SortDirection, SortSpec,
     SpecError,

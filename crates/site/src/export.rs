@@ -1,10 +1,10 @@
-//! Export: the inventory as NDJSON, in the form that import takes.
+//! Export: the inventory as NDJSON, in the form that import takes: what is the site's own, without what came by links.
 
 use std::sync::Arc;
 
 use bytes::Bytes;
 use lockstep_model::{Kind, ResourceId, ResourceType, TypeDef, builtin};
-use serde::ser::{SerializeMap, Serializer as _};
+use lockstep_query::ResourceRef;
 
 use crate::Site;
 
@@ -55,12 +55,12 @@ impl Exporter {
         let mut out = Vec::with_capacity(CHUNK_BYTES + (CHUNK_BYTES >> 3));
         let view = self.site.view();
         while let Some(name) = self.types.first() {
-            let secrets = view.registry().type_def(name.as_str()).map(|t| secrets(t)).unwrap_or_default();
-            for id in view.ids(name.as_str(), self.after.as_deref()) {
-                let Some(mut stored) = view.get(&id) else { continue };
-                secrets.iter().for_each(|path| stored.document.set(path, None));
-                write_line(&mut out, &id, &stored.document);
-                self.after = Some(id.id);
+            for resource in view.resources(name.as_str(), self.after.as_deref()) {
+                if resource.linked_from().is_some() {
+                    continue;
+                }
+                write_line(&mut out, &resource);
+                self.after = Some(resource.id().into());
                 if out.len() >= CHUNK_BYTES {
                     return Some(out.into());
                 }
@@ -73,7 +73,7 @@ impl Exporter {
 }
 
 /// The paths of a type's secret properties.
-pub(crate) fn secrets(type_def: &TypeDef) -> Vec<String> {
+pub fn secrets(type_def: &TypeDef) -> Vec<String> {
     fn collect(properties: &[lockstep_model::Property], at: &str, out: &mut Vec<String>) {
         for property in properties {
             let path = if at.is_empty() { property.name.to_string() } else { format!("{at}/{}", property.name) };
@@ -89,20 +89,17 @@ pub(crate) fn secrets(type_def: &TypeDef) -> Vec<String> {
     out
 }
 
-fn write_line(out: &mut Vec<u8>, id: &ResourceId, document: &lockstep_model::Document) {
-    let start = out.len();
-    let mut json = serde_json::Serializer::new(&mut *out);
-    let written = json.serialize_map(Some(3)).and_then(|mut map| {
-        map.serialize_entry("type", &id.resource_type)?;
-        map.serialize_entry("id", &id.id)?;
-        map.serialize_entry("properties", document)?;
-        SerializeMap::end(map)
-    });
-    // Values are always JSON; were one not, its line is left out rather than half written.
-    if written.is_err() {
-        out.truncate(start);
-        tracing::error!(%id, "a resource cannot be written as JSON");
-        return;
-    }
-    out.push(b'\n');
+fn write_line(out: &mut Vec<u8>, resource: &ResourceRef<'_>) {
+    out.extend_from_slice(b"{\"type\":");
+    write_text(out, resource.resource_type());
+    out.extend_from_slice(b",\"id\":");
+    write_text(out, resource.id());
+    out.extend_from_slice(b",\"properties\":");
+    resource.write_json(out);
+    out.extend_from_slice(b"}\n");
+}
+
+fn write_text(out: &mut Vec<u8>, text: &str) {
+    // Text can always be written as JSON, and a vector always be written to.
+    let _ = serde_json::to_writer(out, text);
 }

@@ -24,7 +24,7 @@ use tokio::task::JoinHandle;
 
 use crate::Site;
 use crate::caller::Caller;
-use crate::inventory::{ParentCache, WriteError, change_to, commit_error, nearest_parent};
+use crate::inventory::{ParentCache, WriteError, change_to, commit_error, demand_own, demand_unlinked, nearest_parent};
 
 /// Lines of a batch unless the caller wants fewer.
 pub const BATCH_LINES_DEFAULT: usize = 1000;
@@ -322,6 +322,7 @@ fn parse_line(text: &[u8], line: u64, registry: &Registry, may_register: bool) -
     let id = ResourceId::new(type_def.name.clone(), &*fields.id);
     id.check().map_err(|e| WriteError::Id(e).into_error())?;
     let document = type_def.read_document(fields.properties.get()).map_err(|e| WriteError::Misfit(e).into_error())?;
+    demand_unlinked(&id, &document).map_err(WriteError::into_error)?;
     match id.resource_type.as_str() {
         builtin::ACCOUNT => return Err(Error::unauthorized()),
         builtin::RESOURCE_MODEL if !may_register => return Err(Error::unauthorized()),
@@ -396,6 +397,9 @@ fn plan(
             OnExisting::Skip if exists => {
                 report.skipped += 1;
                 continue;
+            }
+            OnExisting::Replace if exists => {
+                demand_own(&view, &one.id).map_err(|e| line_error(one.line, &e.into_error()))?;
             }
             OnExisting::Replace | OnExisting::Skip | OnExisting::Fail => {}
         }

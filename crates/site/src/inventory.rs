@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use lockstep_contract::{Error, ErrorKind};
 use lockstep_journal::{Batch, Change, CommitError, Expect, Operation};
-use lockstep_model::{Document, IdError, LeafPath, Misfit, Position, ResourceId, TypeDef, Value};
+use lockstep_model::{Document, IdError, LINKED_FROM, LeafPath, Misfit, Position, ResourceId, TypeDef, Value};
 use lockstep_query::View;
 
 use crate::Site;
@@ -70,6 +70,17 @@ pub enum WriteError {
     /// More than [`CASCADE_MAX`] resources stand below.
     #[error("more than {CASCADE_MAX} resources stand below {0}: delete them in parts")]
     CascadeTooLarge(ResourceId),
+    /// The resource is a copy of another site's, which only its link changes.
+    #[error("{id} is read-only here: it came by the link {link}; change it at its own site")]
+    Linked {
+        /// The resource.
+        id: ResourceId,
+        /// The link.
+        link: Box<str>,
+    },
+    /// A link is said to be where a resource comes from, by someone else than the link.
+    #[error("{LINKED_FROM} of {0} cannot be set: links alone set it, on what they copy")]
+    LinkedFrom(ResourceId),
     /// The journal refuses.
     #[error(transparent)]
     Commit(CommitError),
@@ -113,8 +124,32 @@ impl WriteError {
             Self::CascadeTooLarge(id) => {
                 Error::new(ErrorKind::ResourceInUse, "lockstep.resources.cascade", text, id_args(&id))
             }
+            Self::Linked { id, link } => {
+                let args = [id_args(&id), vec![link.into()]].concat();
+                Error::new(ErrorKind::NotAllowedInCurrentState, "lockstep.resources.linked", text, args)
+            }
+            Self::LinkedFrom(_) => {
+                let place = format!("properties.{LINKED_FROM}");
+                Error::invalid_argument("lockstep.resources.linked_from", &place, &text)
+            }
             Self::Commit(error) => commit_error(&error),
         }
+    }
+}
+
+/// Whether anyone but a link may write the resource.
+pub(crate) fn demand_own(view: &View, id: &ResourceId) -> Result<(), WriteError> {
+    match view.find(id).and_then(|resource| resource.linked_from()) {
+        Some(link) => Err(WriteError::Linked { id: id.clone(), link: link.into() }),
+        None => Ok(()),
+    }
+}
+
+/// Whether anyone but a link may give a resource these properties.
+pub(crate) fn demand_unlinked(id: &ResourceId, document: &Document) -> Result<(), WriteError> {
+    match document.get(LINKED_FROM) {
+        Some(_) => Err(WriteError::LinkedFrom(id.clone())),
+        None => Ok(()),
     }
 }
 
@@ -376,6 +411,7 @@ impl Site {
         let type_def = type_def(&view, id.resource_type.as_str())?;
         let found = view.modified(id);
         demand(id, expected, found)?;
+        demand_own(&view, id)?;
         let document = match want {
             Want::Create(_) if found.is_some() => return Err(WriteError::Exists(id.clone())),
             Want::Create(document) | Want::Put(document) => (*document).clone(),
@@ -385,6 +421,7 @@ impl Site {
                 document
             }
         };
+        demand_unlinked(id, &document)?;
         let parents = ParentCache::new(|_| None).parents(&view, &type_def, &document);
         Ok(Plan { change: change_to(&view, id.clone(), document, parents), found })
     }
@@ -426,6 +463,7 @@ fn deletions(view: &View, id: &ResourceId, cascade: bool) -> Result<Vec<(Change,
             return Err(WriteError::CascadeTooLarge(id.clone()));
         }
     }
+    order.iter().try_for_each(|id| demand_own(view, id))?;
     let delete = |id: ResourceId| {
         let stored = view.get(&id)?;
         let parents = view.parents(&id).into();

@@ -10,6 +10,10 @@
 //! Nobody holds it across an `await` or a flush. Writers do not hold it at all while they wait: two that change one resource are
 //! told apart by the journal's preconditions, and the one who lost tries again on what it finds.
 //!
+//! # Linked resources
+//! A resource with [`linked_from`](lockstep_model::LINKED_FROM) set is a copy of another site's: only the provider of its link writes
+//! it ([`linked`]), everyone else reads.
+//!
 //! # Epochs
 //! A client that keeps a copy of one resource type asks for the net change between two closed seconds: module [`epochs`]. What was
 //! deleted is remembered for longer than the log lasts, there and for the feed.
@@ -24,6 +28,7 @@ pub mod epochs;
 pub mod export;
 pub mod import;
 mod inventory;
+pub mod linked;
 mod operations;
 pub mod sessions;
 mod site;
