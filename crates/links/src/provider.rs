@@ -25,6 +25,38 @@ impl LinkId {
         Self(text.into())
     }
 
+    /// A new id: a random UUID.
+    ///
+    /// # Errors
+    /// `internal_server_error` when the operating system has no random numbers.
+    pub fn random() -> Result<Self, Error> {
+        let mut bytes = [0u8; 16];
+        getrandom::fill(&mut bytes).map_err(|error| {
+            tracing::error!(%error, "no random numbers for a link");
+            Error::internal()
+        })?;
+        // Version 4, variant 1.
+        bytes[6] = bytes[6] & 0x0f | 0x40;
+        bytes[8] = bytes[8] & 0x3f | 0x80;
+        let mut text = String::with_capacity(36);
+        for (i, byte) in bytes.iter().enumerate() {
+            if matches!(i, 4 | 6 | 8 | 10) {
+                text.push('-');
+            }
+            text.push_str(&format!("{byte:02x}"));
+        }
+        Ok(Self(text.into()))
+    }
+
+    /// The id in a text that comes from outside: only what [`LinkId::random`] makes is one.
+    pub fn read(text: &str) -> Option<Self> {
+        let fits = |(i, byte): (usize, u8)| match i {
+            8 | 13 | 18 | 23 => byte == b'-',
+            _ => byte.is_ascii_digit() || matches!(byte, b'a'..=b'f'),
+        };
+        (text.len() == 36 && text.bytes().enumerate().all(fits)).then(|| Self::new(text))
+    }
+
     /// The id as text.
     pub fn as_str(&self) -> &str {
         &self.0
@@ -66,6 +98,12 @@ pub trait SyncProvider: Send + Sync + 'static {
 
     /// How often it syncs when nothing wakes it.
     fn polling_interval(&self) -> Duration;
+
+    /// The other site's position up to which a cursor tells all, when it says so: what a lag is counted from.
+    fn reached(&self, cursor: &str) -> Option<u64> {
+        let _ = cursor;
+        None
+    }
 
     /// Brings what is here up to the other site's present, from the stored cursor on. A batch that it commits carries the new
     /// cursor ([`Run::cursor_change`]).
@@ -201,6 +239,9 @@ pub enum SyncError {
     /// The other site was not reached, refused, or answered something else.
     #[error(transparent)]
     Peer(#[from] ClientError),
+    /// The other site cannot be called at all: what the link has stored for it is of no use.
+    #[error("{}", .0.default_message)]
+    NoClient(Message),
     /// The other site answers what cannot be: too large, malformed, against its own promises.
     #[error("the other site answers what cannot be: {what}")]
     Malformed {
@@ -216,6 +257,12 @@ pub enum SyncError {
     /// The place that was stored is not known there any more, and the provider found no way to go on.
     #[error("the other site does not know any more what changed since the last sync")]
     Expired,
+    /// Nothing came for too long.
+    #[error("nothing came for {seconds} s")]
+    Stalled {
+        /// How long.
+        seconds: u64,
+    },
     /// What came cannot be written here.
     #[error("cannot write here")]
     Commit(#[from] CommitError),
@@ -230,7 +277,8 @@ impl SyncError {
         match self {
             Self::Peer(error) => error.is_transient(),
             Self::Commit(error) => matches!(error, CommitError::Conflict { .. } | CommitError::Full),
-            Self::Malformed { .. } | Self::Model { .. } | Self::Expired | Self::Cancelled => false,
+            Self::Stalled { .. } => true,
+            Self::NoClient(_) | Self::Malformed { .. } | Self::Model { .. } | Self::Expired | Self::Cancelled => false,
         }
     }
 
@@ -238,6 +286,7 @@ impl SyncError {
     pub fn message(&self, domain: &str) -> Message {
         match self {
             Self::Peer(error) => peer_message(error, domain),
+            Self::NoClient(why) => why.clone(),
             Self::Malformed { what } => {
                 message("malformed", format!("{domain} answers what cannot be: {what}"), domain, &[what])
             }
@@ -250,6 +299,10 @@ impl SyncError {
                 domain,
                 &[],
             ),
+            Self::Stalled { seconds } => {
+                let text = format!("nothing came from {domain} for {seconds} s");
+                message("stalled", text, domain, &[&seconds.to_string()])
+            }
             Self::Commit(error) => {
                 message("commit", format!("what came from {domain} cannot be written here: {error}"), domain, &[])
             }
@@ -291,6 +344,21 @@ pub(crate) fn peer_message(error: &ClientError, domain: &str) -> Message {
         }
         ClientError::Url { .. } | ClientError::Roots(_) | ClientError::Setup(_) | ClientError::Unaddressable(_) => {
             message("failed", format!("{domain} cannot be asked: {reason}"), domain, &[&reason])
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ids_are_random_and_read_back() {
+        let (a, b) = (LinkId::random().unwrap(), LinkId::random().unwrap());
+        assert_ne!(a, b);
+        assert_eq!(LinkId::read(a.as_str()), Some(a.clone()));
+        for bad in ["", "l", &a.as_str().to_uppercase(), &a.as_str().replace('-', "0"), &format!("{a}0")] {
+            assert!(LinkId::read(bad).is_none() || bad == a.as_str(), "{bad}");
         }
     }
 }
