@@ -446,7 +446,10 @@ mod tests {
     #[test]
     fn every_type_tells_the_link_that_a_resource_came_by() {
         let path = resolve("VirtualMachine/linked_from->Link/domain_name").unwrap();
-        assert_eq!((path.hops.len(), path.is_many(), path.hops[0].resource_type.as_str()), (2, false, "VirtualMachine"));
+        assert_eq!(
+            (path.hops.len(), path.is_many(), path.hops[0].resource_type.as_str()),
+            (2, false, "VirtualMachine")
+        );
         let mut registry = Registry::new();
         assert!(registry.types().all(|def| def.property([LINKED_FROM]).is_some()));
         let declares = model("t.A", vec![Property::new(LINKED_FROM, Kind::String)]);
