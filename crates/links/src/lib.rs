@@ -38,6 +38,7 @@
 mod administrators;
 mod handshake;
 mod health;
+pub mod inventory;
 mod invitations;
 mod link;
 mod live;

@@ -7,6 +7,7 @@ mod agent;
 mod collector;
 mod demo;
 mod in_process;
+mod links;
 mod password;
 mod provider;
 mod serve;

@@ -11,6 +11,7 @@ use anyhow::{Context, Result, bail};
 use clap::Args;
 use lockstep_api::MoreMetrics;
 use lockstep_feed::Feed;
+use lockstep_links::Links;
 use lockstep_site::Site;
 use lockstep_site::table::Table;
 use lockstep_stats::Stats;
@@ -18,6 +19,7 @@ use tokio::net::TcpListener;
 use tracing_subscriber::EnvFilter;
 
 use crate::in_process::InProcess;
+use crate::links::{self, LinksArgs};
 use crate::stats::{Running, StatsArgs};
 use crate::{collector, password, provider, stats};
 
@@ -82,6 +84,8 @@ pub struct ServeArgs {
     pub session_idle: u64,
     #[command(flatten)]
     pub stats: StatsArgs,
+    #[command(flatten)]
+    pub links: LinksArgs,
     /// Log lines as JSON. What is logged: RUST_LOG, e.g. `info,lockstep_api=debug`.
     #[arg(long)]
     pub log_json: bool,
@@ -158,6 +162,7 @@ pub struct Server {
     pub new_password: Option<String>,
     /// Its stats service.
     pub stats: Arc<Stats>,
+    links: Arc<Links>,
     table: Arc<Table>,
     listener: TcpListener,
     api: lockstep_api::ApiConfig,
@@ -208,18 +213,23 @@ impl Server {
 
         let tls = match (&args.tls_cert, &args.tls_key) {
             _ if args.plain_http => None,
-            (Some(cert), Some(key)) => Some(lockstep_api::tls::load(cert, key)?.0),
+            (Some(cert), Some(key)) => Some(lockstep_api::tls::load(cert, key)?),
             _ => {
                 let mut names = args.tls_names.clone();
                 names.push(address.ip().to_string());
-                Some(lockstep_api::tls::load_or_create(&args.data_dir, &names)?.0)
+                Some(lockstep_api::tls::load_or_create(&args.data_dir, &names)?)
             }
         };
+        let (tls, certificate) = tls.unzip();
         let scheme = if tls.is_some() { "https" } else { "http" };
+        let url = format!("{scheme}://{address}");
+        let links = links::open(&args.links, &site, &url, certificate.as_deref())?;
+        links::register(&links, &mut table);
         Ok(Self {
-            url: format!("{scheme}://{address}"),
+            url,
             site,
             stats,
+            links,
             new_password,
             table: Arc::new(table),
             listener,
@@ -245,6 +255,7 @@ impl Server {
             Some(dir) => Some(provider::start(self.calls("provider"), self.stats.clone(), dir)?),
             None => None,
         };
+        self.links.start().await;
         let site = self.site.clone();
         let stopping = async move {
             stop.await;
