@@ -7,6 +7,7 @@ mod completions;
 mod export;
 mod filter;
 mod import;
+mod link;
 mod login;
 mod model;
 mod query;
@@ -60,6 +61,11 @@ pub enum Command {
     /// which counters, of which resources, how often, until when. Nothing is sampled that no specification asks for.
     #[command(subcommand)]
     Stats(stats::StatsCommand),
+    /// Link this site with others, and see how they are in step.
+    ///
+    /// A link copies the other site's inventory, as read-only resources whose ids begin with that site's name, and follows its changes.
+    #[command(subcommand)]
+    Link(link::LinkCommand),
     /// Manage accounts.
     #[command(subcommand)]
     Account(account::AccountCommand),
@@ -113,6 +119,7 @@ pub(crate) async fn run(command: Command, globals: &Globals) -> Result<ExitCode>
         Command::Resource(command) => Box::pin(command.run(&context)).await,
         Command::Model(command) => Box::pin(command.run(&context)).await,
         Command::Stats(command) => Box::pin(command.run(&context)).await,
+        Command::Link(command) => Box::pin(command.run(&context)).await,
         Command::Account(command) => Box::pin(command.run(&context)).await,
         Command::Status(args) => Box::pin(args.run(&context)).await,
         Command::Check(args) => Box::pin(args.run(&context)).await,
