@@ -1,6 +1,6 @@
 //! A source behind a real server, a target that copies it, and a wire between them that can be cut.
 
-#![allow(dead_code, reason = "tests and benches use different parts of it")]
+#![allow(dead_code, clippy::unwrap_used, reason = "for tests and benches, which use different parts of it")]
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -12,9 +12,7 @@ use lockstep_api::ApiConfig;
 use lockstep_client::{Client, Config, Login, Trust};
 use lockstep_contract::services::TypedId;
 use lockstep_contract::services::accounts::{IssueTokenInput, Role};
-use lockstep_contract::services::link_pull::{
-    Changes, ChangesOut, ModelList, Models, Page, PageOut, Start, Started,
-};
+use lockstep_contract::services::link_pull::{Changes, ChangesOut, ModelList, Models, Page, PageOut, Start, Started};
 use lockstep_contract::{Binary, Secret};
 use lockstep_journal::{Batch, Change, Expect, Operation};
 use lockstep_links::inventory::{self, Inventory};
@@ -107,7 +105,9 @@ async fn carry(from: &mut (impl AsyncReadExt + Unpin), to: &mut (impl AsyncWrite
     let mut buffer = vec![0; 16 << 10];
     while let Ok(n @ 1..) = from.read(&mut buffer).await {
         let before = left.load(Ordering::Relaxed);
-        if before != usize::MAX && left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |l| l.checked_sub(n)).is_err() {
+        if before != usize::MAX
+            && left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |l| l.checked_sub(n)).is_err()
+        {
             return;
         }
         if to.write_all(&buffer[..n]).await.is_err() {
@@ -236,7 +236,9 @@ fn content(resource: &lockstep_query::ResourceRef<'_>, is_copy: bool) -> serde_j
 
 fn strip(json: &mut serde_json::Value) {
     match json {
-        serde_json::Value::Object(fields) if fields.len() == 2 && fields.contains_key("type") && fields.contains_key("id") => {
+        serde_json::Value::Object(fields)
+            if fields.len() == 2 && fields.contains_key("type") && fields.contains_key("id") =>
+        {
             let id = fields["id"].as_str().unwrap().strip_prefix(&format!("{DOMAIN}~")).unwrap().to_owned();
             fields.insert("id".to_owned(), id.into());
         }
@@ -255,6 +257,27 @@ async fn model(site: &Site, name: &str, definition: &str) {
     site.write_document("test".into(), id, document, None).await.unwrap();
 }
 
+/// The site that is copied, behind the real server.
+pub struct Source {
+    pub site: Arc<Site>,
+    pub address: SocketAddr,
+    pub token: Secret,
+    dir: tempfile::TempDir,
+}
+
+impl Source {
+    pub async fn start() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let site = open(dir.path());
+        let token = issue(&site, "link-1").await;
+        let mut table = Table::default();
+        lockstep_site::register(&mut table);
+        inventory::register(&mut table);
+        let address = serve(site.clone(), table).await;
+        Self { site, address, token, dir }
+    }
+}
+
 /// Both sites.
 pub struct Pair {
     pub source: Arc<Site>,
@@ -266,13 +289,8 @@ pub struct Pair {
 
 impl Pair {
     pub async fn start() -> Self {
-        let source_dir = tempfile::tempdir().unwrap();
-        let source = open(source_dir.path());
-        let token = issue(&source, "link-1").await;
-        let mut table = Table::default();
-        lockstep_site::register(&mut table);
-        inventory::register(&mut table);
-        let wire = Wire::lay(serve(source.clone(), table).await).await;
+        let Source { site: source, address, token, dir: source_dir } = Source::start().await;
+        let wire = Wire::lay(address).await;
         let url = format!("http://{}", wire.address);
         let target = Some(Target::open_new(url, token.clone()).await);
         Self { source, source_dir, wire, token, target }

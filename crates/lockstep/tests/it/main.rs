@@ -8,6 +8,7 @@ mod collect;
 mod crash;
 mod feed;
 mod inventory;
+mod links;
 mod query;
 mod sdk;
 mod server;

@@ -53,6 +53,12 @@ impl Server {
         (self.child, self.url) = spawn(self.data.path(), &self.args);
     }
 
+    /// Starts it again on the same data with other arguments.
+    pub fn restart_with(&mut self, args: &[&str]) {
+        self.args = args.iter().map(|arg| (*arg).to_owned()).collect();
+        self.restart();
+    }
+
     /// Asks it to stop, and waits for the end.
     pub fn stop(mut self) -> std::process::ExitStatus {
         let pid = self.child.id().to_string();
@@ -109,6 +115,8 @@ impl Server {
 
     /// The command line of a client for this server.
     pub fn cli(&self, args: &[&str]) -> Command {
+        // TLS of a server that was started here: no need to look at its certificate.
+        let is_tls = self.url.starts_with("https");
         let mut command = Command::new(env!("CARGO_BIN_EXE_lockstep"));
         command
             .args(args)
@@ -116,6 +124,7 @@ impl Server {
             .env("LOCKSTEP_USERNAME", USER)
             .env("LOCKSTEP_PASSWORD", PASSWORD);
         command.env("XDG_CONFIG_HOME", self.data.path()).env_remove("LOCKSTEP_CA_CERT");
+        command.envs(is_tls.then_some(("LOCKSTEP_INSECURE", "1")));
         command
     }
 }
@@ -131,7 +140,8 @@ impl Drop for Server {
 pub fn http(timeout: Duration) -> Client {
     // Without a provider the client panics, even for plain HTTP; fails only when one is installed already.
     let _ = rustls::crypto::ring::default_provider().install_default();
-    Client::builder().timeout(timeout).build().unwrap()
+    // Whom the programs under test trust is tested; this one talks to servers that it has started itself.
+    Client::builder().timeout(timeout).tls_danger_accept_invalid_certs(true).build().unwrap()
 }
 
 pub fn read(response: Response) -> (u16, Value) {
@@ -142,8 +152,12 @@ pub fn read(response: Response) -> (u16, Value) {
 }
 
 fn spawn(data: &Path, args: &[String]) -> (Child, String) {
+    // A server that others must find again after a restart says itself where it listens.
+    let listens = args.iter().any(|arg| arg == "--listen");
     let mut child = Command::new(env!("CARGO_BIN_EXE_lockstep"))
-        .args(["serve", "--listen", "127.0.0.1:0", "--data-dir"])
+        .arg("serve")
+        .args((!listens).then_some(["--listen", "127.0.0.1:0"]).into_iter().flatten())
+        .arg("--data-dir")
         .arg(data)
         .arg("--admin-password-file")
         .arg(data.join("password"))
