@@ -317,7 +317,8 @@ async fn every_copy_is_what_the_log_had_at_its_end() {
     }
     // And the last word: in the end all copies are the server's set.
     for copy in &mut copies {
-        let end = now_s() + 2;
+        // The log's time may be some seconds ahead, after so many syncs between so many writes.
+        let end = now_s() + 30;
         copy.sync(&house.caller(), Some(end)).await.unwrap();
         let ids = list(&house.caller()).await;
         assert!(ids.iter().eq(copy.specs.keys()), "{ids:?}");
