@@ -18,36 +18,36 @@ INTERVAL = 2
 
 
 def discover(client):
-    providers = client.vstats.Providers.list()
+    providers = client.Providers.list()
     assert providers, "no provider"
     print("providers:", ", ".join("%s %s" % (p.type, p.id_value) for p in providers))
-    types = [t.type for t in client.vstats.ResourceTypes.list()]
+    types = [t.type for t in client.ResourceTypes.list()]
     assert {"HOST", "VM"} <= set(types), types
-    metrics = [m.metric for m in client.vstats.Metrics.list()]
-    counters = client.vstats.Counters.list()
+    metrics = [m.metric for m in client.Metrics.list()]
+    counters = client.Counters.list()
     print("%d metrics, %d counters of the types %s" % (len(metrics), len(counters), ", ".join(types)))
-    only = client.vstats.Counters.list(vstats.Counters.FilterSpec(types=["VM"], metric="disk.throughput.usage"))
+    only = client.Counters.list(vstats.Counters.FilterSpec(types=["VM"], metric="disk.throughput.usage"))
     assert [c.cid for c in only] == ["disk.throughput.usage.VM"], only
 
     for cid in ("cpu.capacity.demand.HOST", "mem.capacity.usage.HOST", "disk.throughput.usage.VM"):
-        info = client.vstats.Counters.get(cid)
-        editions = client.vstats.CounterMetadata.list(cid)
-        default = client.vstats.CounterMetadata.get_default(cid)
+        info = client.Counters.get(cid)
+        editions = client.CounterMetadata.list(cid)
+        default = client.CounterMetadata.get_default(cid)
         assert [m.mid for m in default] == [m.mid for m in editions if m.status == "DEFAULT"], editions
-        one = client.vstats.CounterMetadata.get(cid, default[0].mid)
-        schema = client.vstats.ResourceAddressSchemas.get(info.resource_address_schema)
+        one = client.CounterMetadata.get(cid, default[0].mid)
+        schema = client.ResourceAddressSchemas.get(info.resource_address_schema)
         keys = ["%s %s" % (d.key, d.query_options) for d in schema.schema]
         print("%s: mid %s, %s %s %s, schema %s" % (cid, one.mid, one.type, one.scale, one.units, ", ".join(keys)))
     try:
-        client.vstats.Counters.get("no.such.counter")
+        client.Counters.get("no.such.counter")
     except NotFound as error:
         print("refused:", error.messages[0].default_message)
     else:
         raise SystemExit("an unknown counter was found")
 
-    sets = client.vstats.CounterSets.list()
+    sets = client.CounterSets.list()
     for_vms = [s for s in sets if s.counters[0].cid.endswith(".VM")]
-    assert for_vms and client.vstats.CounterSets.get(for_vms[0].id).counters == for_vms[0].counters
+    assert for_vms and client.CounterSets.get(for_vms[0].id).counters == for_vms[0].counters
     print("counter sets:", ", ".join(s.id for s in sets))
     return providers[0].id_value, for_vms[0].id
 
@@ -67,7 +67,7 @@ def all_vms():
 
 
 def acquire(client, host, set_id):
-    specs = client.vstats.AcqSpecs
+    specs = client.AcqSpecs
     until = int(time.time()) + 600
     ids = [
         specs.create(spec("cpu.capacity.demand.HOST", resources=[host_is(host)], memo_="one host", expiration=until)),
@@ -106,7 +106,7 @@ def points(client, **filters):
     """All pages of a query."""
     out, page = [], None
     while True:
-        result = client.vstats.Data.query_data_points(vstats.Data.FilterSpec(page=page, **filters))
+        result = client.Data.query_data_points(vstats.Data.FilterSpec(page=page, **filters))
         out += result.data_points
         page = result.next
         if not page:
@@ -129,23 +129,23 @@ def query(client, host, has_vm):
     memory = wait_for_points(client, 3, cid="mem.capacity.usage.HOST", types=["HOST"], order="DEFAULT",
                              resources=["type.HOST.moid=" + host], start=demand[0].ts - 60, end=int(time.time()) + 5)
     for point in demand[-1:] + memory[-2:]:
-        address = client.vstats.ResourceAddresses.get(point.rid)
+        address = client.ResourceAddresses.get(point.rid)
         of = ", ".join("%s %s" % (i.type, i.id_value) for i in address.resource_ids)
         print("%s of %s at %d: %s" % (point.cid, of, point.ts, point.val))
     by_metric = points(client, metric="mem.capacity.usage")
     assert len(by_metric) >= len(memory)
     if has_vm:
         for point in wait_for_points(client, 2, cid="disk.throughput.usage.VM")[-2:]:
-            address = client.vstats.ResourceAddresses.get(point.rid)
+            address = client.ResourceAddresses.get(point.rid)
             assert {i.type for i in address.resource_ids} == {"VM", "HOST"}, address
             print("%s of %s at %d: %s" % (point.cid, address.resource_ids[0].id_value, point.ts, point.val))
-    addresses = client.vstats.ResourceAddresses.list(vstats.ResourceAddresses.FilterSpec(types=["HOST"]))
+    addresses = client.ResourceAddresses.list(vstats.ResourceAddresses.FilterSpec(types=["HOST"]))
     assert addresses.rsrc_addrs, addresses
     for wrong in (dict(resources=["type.HOST=no-such-host"]), dict(resources=["HOST"]), dict(start=2, end=1),
                   dict(order="RANDOM"), dict(page="nonsense")):
         try:
             points(client, **{k: v for k, v in wrong.items() if k != "page"}) if "page" not in wrong else \
-                client.vstats.Data.query_data_points(vstats.Data.FilterSpec(page="nonsense"))
+                client.Data.query_data_points(vstats.Data.FilterSpec(page="nonsense"))
         except InvalidArgument as error:
             print("refused:", error.messages[0].id)
         else:
@@ -157,14 +157,16 @@ def main():
     has_vm = "--vm" in sys.argv
     http = requests.Session()
     http.verify = ca_file
-    client = create_vsphere_client(server=server, username=user, password=password, session=http)
+    # The client logs in; the stubs of this service are made from its configuration.
+    vsphere = create_vsphere_client(server=server, username=user, password=password, session=http)
+    client = vstats.StubFactory(vsphere._stub_config)
     host, set_id = discover(client)
     ids = acquire(client, host, set_id)
     query(client, host, has_vm)
     for spec_id in ids:
-        client.vstats.AcqSpecs.delete(spec_id)
+        client.AcqSpecs.delete(spec_id)
     try:
-        client.vstats.AcqSpecs.get(ids[0])
+        client.AcqSpecs.get(ids[0])
     except NotFound as error:
         print("deleted:", error.messages[0].default_message)
     else:

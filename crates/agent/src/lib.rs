@@ -45,10 +45,14 @@
 mod host;
 mod identity;
 mod observed;
+pub mod provider;
 mod qemu;
 mod reader;
 pub mod reconcile;
+pub mod sample;
+pub mod spool;
 mod tree;
+pub mod upstream;
 
 pub use observed::Observed;
 pub use reader::{HostReader, ReadError};

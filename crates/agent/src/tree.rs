@@ -53,6 +53,13 @@ impl Tree {
         (!text.is_empty()).then(|| text.to_owned())
     }
 
+    /// The text of a file in a buffer that is used again and again: what is sampled every second is read in this way.
+    pub(crate) fn text_into<'a>(&self, path: impl AsRef<Path>, buffer: &'a mut Vec<u8>) -> Option<&'a str> {
+        buffer.clear();
+        File::open(self.path(path)).ok()?.take(FILE_BYTES_MAX).read_to_end(buffer).ok()?;
+        std::str::from_utf8(buffer).ok()
+    }
+
     pub(crate) fn number<T: FromStr>(&self, path: impl AsRef<Path>) -> Option<T> {
         self.text(path)?.parse().ok()
     }

@@ -9,7 +9,12 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use lockstep_agent::sample::{Now, Sampler, Worker};
 use lockstep_agent::{HostReader, Observed};
+use lockstep_contract::counters::{CounterSet, ResourceKind};
+use lockstep_contract::services::stats::acq_specs::{CounterSpec, Status};
+use lockstep_contract::services::stats::cache::AcqSpec;
+use lockstep_contract::services::stats::{Predicate, RsrcId};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -190,5 +195,114 @@ fn a_vm_with_a_disk_is_followed_through_its_states() {
     while state(&qemu) != "POWERED_ON" {
         assert!(started.elapsed() < PATIENCE, "the resumption is not seen");
         std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// A boot sector that reads the first sector of the first disk for ever: `xor ax, ax; mov es, ax; mov ax, 0x0201; mov cx, 1;
+/// mov dx, 0x80; mov bx, 0x8000; int 0x13; jmp` back.
+const READER: [u8; 20] = [
+    0x31, 0xc0, 0x8e, 0xc0, 0xb8, 0x01, 0x02, 0xb9, 0x01, 0x00, 0xba, 0x80, 0x00, 0xbb, 0x00, 0x80, 0xcd, 0x13, 0xeb,
+    0xec,
+];
+
+/// Asks for all counters of a VM.
+fn specs_of_vm(id: &str) -> Vec<AcqSpec> {
+    let sets = CounterSet::all().into_iter().filter(|set| set.kind == ResourceKind::Vm);
+    sets.map(|set| AcqSpec {
+        endpoints: Vec::new(),
+        counters: CounterSpec { cid_mid: None, set_id: Some(set.id()) },
+        resources: vec![RsrcId {
+            key: None,
+            resource_type: Some("VM".to_owned()),
+            id_value: id.to_owned(),
+            predicate: Some(Predicate::Equal),
+            scheme: None,
+        }],
+        interval: 1,
+        expiration: i64::MAX,
+        memo_: String::new(),
+        id: set.id(),
+        status_reason: String::new(),
+        status: Status::Enabled,
+    })
+    .collect()
+}
+
+#[test]
+fn a_busy_vm_is_sampled() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut image = vec![0; 1 << 20];
+    image[..READER.len()].copy_from_slice(&READER);
+    image[510..512].copy_from_slice(&[0x55, 0xaa]);
+    fs::write(directory.path().join("boot.img"), image).unwrap();
+    let arguments = "-name guest=busy,debug-threads=on -smp 1 -m 64 -drive file=boot.img,format=raw,if=ide";
+    let Some(mut qemu) = Qemu::start(directory, arguments) else { return };
+    let machine = qemu.wait(&HostReader::new());
+    let mut worker = Worker::new(Sampler::new());
+    let mut time_s = 1_000_000;
+    let moment =
+        |time_s: i64| Now { wall_ms: time_s * 1000, monotonic: Duration::from_secs(u64::try_from(time_s).unwrap()) };
+    worker.set(&specs_of_vm(&machine.id), moment(time_s));
+    let started = Instant::now();
+    // The firmware comes before the boot sector.
+    let values = loop {
+        std::thread::sleep(Duration::from_millis(1000));
+        time_s += 1;
+        let pass = worker.pass(moment(time_s));
+        let values: std::collections::BTreeMap<String, f64> = pass
+            .batch
+            .series
+            .into_iter()
+            .map(|series| {
+                assert_eq!((series.address[0].r#type.as_str(), &series.address[0].id), ("VM", &machine.id));
+                assert_eq!((series.address[1].r#type.as_str(), series.address.len()), ("HOST", 2));
+                (series.cid.trim_end_matches(".VM").to_owned(), series.values[0])
+            })
+            .collect();
+        let is_at_work = |name: &str, least: f64| values.get(name).is_some_and(|value| *value > least);
+        if is_at_work("cpu.utilization.usage", 50.0) && is_at_work("disk.requests.read", 10.0) {
+            break values;
+        }
+        assert_eq!(qemu.child.try_wait().unwrap(), None, "QEMU ended");
+        assert!(started.elapsed() < PATIENCE, "the VM does not work: {values:?}");
+    };
+    eprintln!("{values:?}");
+    let within = |name: &str, least: f64, most: f64| {
+        let value = values[name];
+        assert!((least..=most).contains(&value), "{name}: {value}");
+    };
+    within("cpu.corecount.provisioned", 1.0, 1.0);
+    within("cpu.utilization.usage", 50.0, 250.0);
+    within("cpu.capacity.contention", 0.0, 100.0);
+    within("cpu.threads.total", 2.0, 100.0);
+    within("cpu.switches.usage", 1.0, 1e7);
+    within("mem.capacity.provisioned", 64.0, 64.0);
+    within("mem.capacity.usage", 10.0, 1024.0);
+    within("mem.swap.current", 0.0, 1e9);
+    // A sector each.
+    within("disk.throughput.read", values["disk.requests.read"] * 0.4, values["disk.requests.read"] * 0.6);
+    within("disk.throughput.contention", 0.0, 1000.0);
+    within("disk.requests.write", 0.0, 0.0);
+    within("sys.uptime.current", 0.0, PATIENCE.as_secs_f64() * 2.0);
+    assert!(!values.contains_key("net.throughput.usage"), "it has no interface");
+    if let (Some(usage), Some(provisioned)) = (values.get("cpu.capacity.usage"), values.get("cpu.capacity.provisioned"))
+    {
+        let percent = usage / provisioned * 100.0;
+        assert!((percent - values["cpu.utilization.usage"]).abs() < 1.0, "{percent}");
+    }
+
+    // Its monitor was given back each time, and while a client has it the kernel's counts go on.
+    let client = Monitor::connect(&qemu.directory.path().join("q.sock"));
+    std::thread::sleep(Duration::from_millis(300));
+    let pass = worker.pass(moment(time_s + 1));
+    let cids: Vec<&str> = pass.batch.series.iter().map(|series| series.cid.as_str()).collect();
+    assert!(cids.contains(&"cpu.utilization.usage.VM") && !cids.contains(&"disk.requests.read.VM"), "{cids:?}");
+    drop(client);
+    qemu.child.kill().unwrap();
+    let started = Instant::now();
+    while !worker.pass(moment(time_s + 2)).batch.series.is_empty() {
+        time_s += 1;
+        assert!(started.elapsed() < PATIENCE, "a killed VM is still sampled");
+        std::thread::sleep(Duration::from_millis(5));
     }
 }

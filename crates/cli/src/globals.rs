@@ -124,6 +124,15 @@ impl Globals {
         Ok(Settings { url, login, trust })
     }
 
+    /// A client of a site for a program that has an access token: whom to trust is what the flags, the environment and the profile say.
+    ///
+    /// # Errors
+    /// What keeps a client from being made.
+    pub fn client_with_token(&self, url: &str, token: Secret) -> Result<Client> {
+        let trust = Self { url: Some(url.to_owned()), ..self.clone() }.settings()?.trust.read()?;
+        Ok(Client::new(Config { url: url.to_owned(), login: Login::Token(token), trust })?)
+    }
+
     /// A client of the site.
     pub(crate) fn client(&self) -> Result<Client> {
         let settings = self.settings()?;

@@ -11,6 +11,15 @@
 //! Results go to standard output, in the form that `--output` names; everything said about them (progress, totals, warnings, errors)
 //! goes to standard error. So a pipe gets the result and nothing else, whatever the form. A pipe that is closed early is a
 //! success: who reads on has seen enough.
+//!
+//! # What people see and programs read
+//! Tables have units, rounded numbers and times such as `in 1h 40m`; JSON and YAML are what the service answers, at times with what was
+//! looked up besides; CSV has plain numbers and times with their date. What a table cannot hold of a terminal's width it leaves
+//! out or breaks, and a pipe gets it whole.
+//!
+//! # What is left behind
+//! A command that asks a site for something on the way (a session, samples for `stats top`) ends it when it ends, on Ctrl-C and
+//! SIGTERM too; what a killed one leaves expires by itself. Files are replaced whole, and those with secrets are their owner's alone.
 
 mod commands;
 mod failure;
@@ -28,7 +37,7 @@ mod yaml;
 
 use std::process::ExitCode;
 
-pub use commands::Command;
+pub use commands::{Command, keep_host};
 pub use globals::Globals;
 pub use output::Format;
 

@@ -6,10 +6,13 @@ use anyhow::Result;
 use comfy_table::{Cell, CellAlignment, ContentArrangement, Table, presets};
 use serde_json::Value;
 
-use crate::yaml;
+use crate::{terminal, yaml};
 
 /// Widest cell of a table on a terminal, in characters; what is longer is cut there and nowhere else.
 const CELL_CHARS_MAX: usize = 60;
+
+/// Columns of a terminal that does not tell.
+const COLUMNS_DEFAULT: usize = 80;
 
 /// In which form results are printed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]
@@ -84,10 +87,10 @@ impl Listing {
 /// Those of standard output.
 pub(crate) fn print(format: Format, listing: &Listing, value: &Value) -> Result<()> {
     let stdout = io::stdout();
-    let is_terminal = stdout.is_terminal();
+    let columns = stdout.is_terminal().then(|| terminal::size().map_or(COLUMNS_DEFAULT, |(columns, _)| columns));
     let mut out = io::BufWriter::new(stdout.lock());
     match format {
-        Format::Table => write_table(&mut out, listing, is_terminal)?,
+        Format::Table => write_table(&mut out, listing, columns)?,
         Format::Json => write_json(&mut out, value)?,
         Format::Yaml => yaml::write(&mut out, value)?,
         Format::Csv => write_csv(&mut out, listing)?,
@@ -112,28 +115,30 @@ fn write_json(out: &mut dyn Write, value: &Value) -> io::Result<()> {
     out.write_all(b"\n")
 }
 
-fn write_table(out: &mut dyn Write, listing: &Listing, is_terminal: bool) -> io::Result<()> {
-    table_lines(listing, is_terminal).iter().try_for_each(|line| writeln!(out, "{line}"))
+fn write_table(out: &mut dyn Write, listing: &Listing, columns: Option<usize>) -> io::Result<()> {
+    table_lines(listing, columns).iter().try_for_each(|line| writeln!(out, "{line}"))
 }
 
-/// The listing as the lines of a table, cut to a terminal where there is one; none without rows.
-pub(crate) fn table_lines(listing: &Listing, is_terminal: bool) -> Vec<String> {
+/// The listing as the lines of a table; none without rows. On a terminal of so many columns long cells are cut, and what is wider
+/// than the terminal goes on in the next line below its heading.
+pub(crate) fn table_lines(listing: &Listing, columns: Option<usize>) -> Vec<String> {
     if listing.rows.is_empty() {
         return Vec::new();
     }
     let mut table = Table::new();
     table.load_style(presets::NOTHING);
-    if is_terminal {
+    table.force_no_tty();
+    let is_terminal = columns.is_some();
+    if let Some(columns) = columns {
         table.set_content_arrangement(ContentArrangement::Dynamic);
-    } else {
-        table.force_no_tty();
+        table.set_width(u16::try_from(columns).unwrap_or(u16::MAX));
     }
     // Numbers stand below each other where a column has nothing else.
     let is_right = |at: usize, name: &String| {
         let is_number = |value: &Value| value.is_number() || value.is_null();
         listing.right.contains(name) || listing.rows.iter().filter_map(|row| row.get(at)).all(is_number)
     };
-    let columns: Vec<(CellAlignment, bool)> = listing
+    let cells: Vec<(CellAlignment, bool)> = listing
         .columns
         .iter()
         .enumerate()
@@ -142,9 +147,9 @@ pub(crate) fn table_lines(listing: &Listing, is_terminal: bool) -> Vec<String> {
             false => (CellAlignment::Left, listing.whole.contains(name)),
         })
         .collect();
-    table.set_header(listing.columns.iter().zip(&columns).map(|(name, (at, _))| Cell::new(name).set_alignment(*at)));
+    table.set_header(listing.columns.iter().zip(&cells).map(|(name, (at, _))| Cell::new(name).set_alignment(*at)));
     for row in &listing.rows {
-        table.add_row(row.iter().zip(&columns).map(|(value, (alignment, is_whole))| {
+        table.add_row(row.iter().zip(&cells).map(|(value, (alignment, is_whole))| {
             let mut text = visible(&text(value, ", "));
             if is_terminal && !is_whole && text.chars().count() > CELL_CHARS_MAX {
                 text = text.chars().take(CELL_CHARS_MAX - 1).chain(['…']).collect();
@@ -232,7 +237,7 @@ mod tests {
     #[test]
     fn a_table_has_columns_and_no_control_characters() {
         let mut out = Vec::new();
-        write_table(&mut out, &listing(), false).unwrap();
+        write_table(&mut out, &listing(), None).unwrap();
         let expected = "id     name      cpu_count  tags\n\
                         vm-1   a, \"b\"            8  t-1, t-2\n\
                         vm-20  red\u{fffd}[31m\n";
@@ -244,8 +249,8 @@ mod tests {
         let mut listing = Listing::new(["id", "mean", "unit"]).at_right(&["mean"]);
         listing.push([json!("a"), json!("1.50"), json!("%")]);
         listing.push([json!("b"), json!("100"), json!("MHz")]);
-        assert_eq!(table_lines(&listing, false), ["id  mean  unit", "a   1.50  %", "b    100  MHz"]);
-        assert!(table_lines(&Listing::new(["id"]), false).is_empty());
+        assert_eq!(table_lines(&listing, None), ["id  mean  unit", "a   1.50  %", "b    100  MHz"]);
+        assert!(table_lines(&Listing::new(["id"]), None).is_empty());
     }
 
     #[test]

@@ -31,6 +31,7 @@ fn config(dir: &TempDir) -> Config {
         journal,
         query_limits: lockstep_query::Limits::default(),
         sessions: lockstep_site::sessions::SessionLimits::default(),
+        epoch_types: Vec::new(),
     }
 }
 

@@ -3,9 +3,12 @@
 //! Here everything is wired together, and nowhere else: the commands of the server stand in this crate, those of its clients in
 //! `lockstep-cli`.
 
+mod agent;
 mod collector;
 mod demo;
+mod in_process;
 mod password;
+mod provider;
 mod serve;
 mod stats;
 
@@ -40,6 +43,8 @@ enum Command {
     Demo(demo::DemoArgs),
     /// Run a server.
     Serve(serve::ServeArgs),
+    /// Sample the machine that this runs on for a site.
+    Agent(agent::AgentArgs),
     #[command(flatten)]
     Client(lockstep_cli::Command),
 }
@@ -54,6 +59,7 @@ fn main() -> ExitCode {
     let outcome = match cli.command {
         Command::Demo(args) => demo::run(&args).map(|()| ExitCode::SUCCESS),
         Command::Serve(args) => serve::run(&args).map(|()| ExitCode::SUCCESS),
+        Command::Agent(args) => agent::run(&args, &cli.globals).map(|()| ExitCode::SUCCESS),
         Command::Client(command) => return lockstep_cli::run(command, &cli.globals, Cli::command()),
     };
     outcome.unwrap_or_else(|error| {

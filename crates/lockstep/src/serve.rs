@@ -17,8 +17,9 @@ use lockstep_stats::Stats;
 use tokio::net::TcpListener;
 use tracing_subscriber::EnvFilter;
 
+use crate::in_process::InProcess;
 use crate::stats::{Running, StatsArgs};
-use crate::{collector, password, stats};
+use crate::{collector, password, provider, stats};
 
 /// What a server is told.
 #[derive(Args, Debug, Clone)]
@@ -161,6 +162,8 @@ pub struct Server {
     listener: TcpListener,
     api: lockstep_api::ApiConfig,
     collect_host: bool,
+    /// Where the built-in provider of samples keeps its files; `None` without one.
+    provider_dir: Option<PathBuf>,
 }
 
 impl Server {
@@ -222,7 +225,13 @@ impl Server {
             listener,
             api: lockstep_api::ApiConfig { tls, more_metrics: Some(more_metrics), ..Default::default() },
             collect_host: !args.no_collect_host,
+            provider_dir: (!args.stats.no_sample_host).then(|| args.data_dir.clone()),
         })
+    }
+
+    /// Calls of a part of the server to its operations.
+    pub fn calls(&self, part: &'static str) -> InProcess {
+        InProcess { site: self.site.clone(), table: self.table.clone(), part }
     }
 
     /// Serves until `stop` ends; then lets calls finish for a moment.
@@ -232,6 +241,10 @@ impl Server {
     pub async fn run(self, stop: impl Future<Output = ()> + Send + 'static) -> Result<()> {
         let collector = self.collect_host.then(|| tokio::spawn(collector::keep_host(self.site.clone())));
         let running = Running::start(&self.stats)?;
+        let provider = match &self.provider_dir {
+            Some(dir) => Some(provider::start(self.calls("provider"), self.stats.clone(), dir)?),
+            None => None,
+        };
         let site = self.site.clone();
         let stopping = async move {
             stop.await;
@@ -240,6 +253,9 @@ impl Server {
         let served = lockstep_api::serve(self.site.clone(), self.table, self.listener, self.api, stopping).await;
         if let Some(collector) = collector {
             collector.abort();
+        }
+        if let Some(provider) = provider {
+            provider.stop().await;
         }
         running.stop();
         self.site.close();
@@ -263,6 +279,7 @@ fn site_config(args: &ServeArgs) -> lockstep_site::Config {
             idle: Duration::from_secs(args.session_idle * 60),
             ..Default::default()
         },
+        epoch_types: lockstep_stats::EPOCH_TYPES.map(str::to_owned).to_vec(),
     }
 }
 

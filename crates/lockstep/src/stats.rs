@@ -102,8 +102,13 @@ pub async fn open(args: &StatsArgs, data_dir: &Path, site: &Arc<Site>) -> Result
         hour_retention_s: i64::from(args.stats_hour_days) * DAY_S,
         ..Default::default()
     };
-    let remote = args.remote.config(&site.config.name);
-    let config = Config { data_dir: data_dir.join("series"), store, absent_after: ABSENT_AFTER, remote };
+    let config = Config {
+        data_dir: data_dir.join("series"),
+        store,
+        absent_after: ABSENT_AFTER,
+        sync_page: lockstep_stats::SYNC_PAGE,
+        remote: args.remote.config(&site.config.name),
+    };
     let site = site.clone();
     let opened = tokio::task::spawn_blocking(move || Stats::open(site, config)).await;
     Ok(opened.context("the series store could not be opened")??)

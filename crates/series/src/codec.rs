@@ -13,9 +13,9 @@
 //!            3 pco i64  scale u8, length varint, values times 10^scale
 //!            4 pco f64  length varint, values
 //! ```
-//! Most counters are whole numbers, or have a few decimals because somebody rounded them: as integers they compress to half of what
-//! they do as floats. A scale is taken only if every value comes back bit for bit. pco takes some microseconds a column
-//! whatever its length, and some ten bytes, hence the other encodings for short columns.
+//! Most counters are whole numbers, or have a few decimals because somebody rounded them. As integers they are compressed in a third
+//! of the time that pco takes with the same values as floats, to between a third (bursts among zeroes) and all of the size. A
+//! scale is taken only if every value comes back bit for bit. Short columns do without pco: its tables would be longer than they.
 
 use pco::wrapped::{FileCompressor, FileDecompressor};
 use pco::{ChunkConfig, DeltaSpec, ModeSpec};
@@ -24,13 +24,14 @@ use crate::Point;
 use crate::error::Corrupt;
 use crate::input::{Input, put_signed, put_varint, zigzag};
 
-/// Most rows of a block. A longer one compresses no better, and who reads a few minutes of it would decode more for nothing.
+/// Most rows of a block: a partition sampled every 10 s in one piece, and little to decode for who reads some minutes of it.
 pub(crate) const BLOCK_ROWS_MAX: usize = 1024;
 
 /// Rows from which on pco is worth its time.
 const PCO_ROWS_MIN: usize = 48;
 
-/// pco's effort. Levels above 6 gained less than 1 % in blocks of 720 and took half as long again.
+/// pco's effort. With the kinds of the bench, level 8 gained at most 1.4 % in blocks of 720 and took up to a third longer; level 4 lost
+/// at most 1 %.
 const PCO_LEVEL: usize = 6;
 
 /// A row: a time and what was measured then, or found over the window that begins then.
@@ -160,7 +161,8 @@ fn encode_values(scratch: &mut Scratch, out: &mut Vec<u8>) {
     }
 }
 
-/// Whether differences take fewer bits than the values, less their least.
+/// Whether differences take fewer bits than the values, less their least. pco's own search comes within 5 % of the same sizes and takes
+/// twice the time.
 fn is_smoother_by_steps(integers: &[i64]) -> bool {
     let bits = |number: u64| u64::from(64 - number.leading_zeros());
     let least = integers.iter().copied().min().unwrap_or_default();

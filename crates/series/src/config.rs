@@ -70,8 +70,8 @@ pub struct Config {
     pub forward_bytes_max: u64,
     /// Size at which a segment of the log is closed, in bytes.
     pub segment_bytes_max: u64,
-    /// Log that is not sealed yet, in bytes: beyond it the head is sealed, which bounds how long opening takes (about a second
-    /// for the default).
+    /// Log that is not sealed yet, in bytes: beyond it the head is sealed, which bounds how long opening takes (some
+    /// seconds for the default).
     pub log_bytes_max: u64,
     /// The time.
     pub clock: Clock,

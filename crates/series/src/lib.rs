@@ -32,7 +32,7 @@
 //! | thread | does | never waits for |
 //! |---|---|---|
 //! | a caller of `append` | encodes; writes and flushes for all who wait, or waits for who does | housekeeping's files |
-//! | a caller of `read` | copies what waits in memory, decodes blocks | the disk's writes; for a batch being applied, about a millisecond |
+//! | a caller of `read` | copies what waits in memory, decodes blocks | the disk's writes; but a millisecond or so while a batch is applied, some while sealed points are freed |
 //! | the loop around `housekeep` | seals, rolls up, merges, drops | readers |
 //! | a forwarder | reads the log as far as it is durable | appends |
 //!
@@ -55,7 +55,7 @@
 //! - What is forwarded, taken together, has every acknowledged point at least once, each series in the order of its appending.
 //!
 //! # Limits
-//! A batch has at most [`BATCH_POINTS_MAX`] points. Points are kept at most [`RAW_RETENTION_S_MAX`]. A series takes about 110 bytes of
+//! A batch has at most [`BATCH_POINTS_MAX`] points. Points are kept at most [`RAW_RETENTION_S_MAX`]. A series takes about 120 bytes of
 //! memory, a waiting point 16 to 32; the log that waits for being forwarded at most [`Config::forward_bytes_max`]. Each part keeps a
 //! file open: about 100 with the default retentions. Values may be any `f64`, and come back bit for bit, but a `NaN` counts in no
 //! minimum or maximum and makes its window's sum one.

@@ -59,6 +59,11 @@ impl Deletions {
         }
     }
 
+    /// All that is remembered, the oldest first.
+    pub(crate) fn all(&self) -> Vec<ResourceId> {
+        self.deleted.iter().map(|(_, id)| id.clone()).collect()
+    }
+
     /// What was deleted after `after`, some of it perhaps created again; `None` when that is not known any more.
     pub(crate) fn after(&self, after: Position) -> Option<Vec<ResourceId>> {
         if self.since.is_none_or(|since| after < since) {
@@ -66,5 +71,34 @@ impl Deletions {
         }
         let from = self.deleted.partition_point(|(position, _)| *position <= after);
         Some(self.deleted.range(from..).map(|(_, id)| id.clone()).collect())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_oldest_deletions_go_first_whatever_order_they_were_loaded_in() {
+        let check = |kept_max, after: u64, expected: Option<&[&str]>| {
+            let mut deletions = Deletions::new(kept_max);
+            assert_eq!(deletions.after(Position(100)), None, "nothing is known yet");
+            for at in [7, 3, 5, 9] {
+                let (created, deleted) = (Position(1), Position(at));
+                let id = ResourceId::new("T", format!("r{at}"));
+                deletions.load(Tombstone { id, created, deleted, created_ms: 0, deleted_ms: 0 });
+            }
+            deletions.settle(Position(2));
+            let found = deletions.after(Position(after));
+            let found: Option<Vec<&str>> = found.as_ref().map(|ids| ids.iter().map(|id| &*id.id).collect());
+            assert_eq!(found.as_deref(), expected, "{kept_max}, after {after}");
+        };
+        check(9, 2, Some(&["r3", "r5", "r7", "r9"]));
+        check(9, 5, Some(&["r7", "r9"]));
+        check(9, 1, None);
+        check(2, 5, Some(&["r7", "r9"]));
+        check(2, 4, None);
+        check(0, 9, Some(&[]));
+        check(0, 8, None);
     }
 }

@@ -10,12 +10,17 @@
 //! Nobody holds it across an `await` or a flush. Writers do not hold it at all while they wait: two that change one resource are
 //! told apart by the journal's preconditions, and the one who lost tries again on what it finds.
 //!
+//! # Epochs
+//! A client that keeps a copy of one resource type asks for the net change between two closed seconds: module [`epochs`]. What was
+//! deleted is remembered for longer than the log lasts, there and for the feed.
+//!
 //! # Secrets
 //! Passwords are kept as argon2 hashes in properties that no read shows, session tokens as hashes in memory.
 
 pub mod accounts;
 pub mod caller;
 mod deletions;
+pub mod epochs;
 pub mod export;
 pub mod import;
 mod inventory;

@@ -4,7 +4,9 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use lockstep_journal::{Batch, Commit, CommitError, Embedded, Engine, JournalError, Origin, ReadError, Replayed};
+use lockstep_journal::{
+    Batch, Commit, CommitError, Complete, Embedded, Engine, JournalError, Origin, ReadError, Replayed,
+};
 use lockstep_model::{Position, Registry, ResourceId};
 use lockstep_query::{Limits, View};
 use parking_lot::{Mutex, RwLock, RwLockReadGuard};
@@ -12,6 +14,7 @@ use tokio::sync::{oneshot, watch};
 
 use crate::accounts::LoginGuard;
 use crate::deletions::Deletions;
+use crate::epochs::Epochs;
 use crate::sessions::{SessionLimits, Sessions};
 
 /// How long the applying thread waits for commits before it looks whether it should stop.
@@ -30,6 +33,8 @@ pub struct Config {
     pub query_limits: Limits,
     /// How long sessions last.
     pub sessions: SessionLimits,
+    /// Resource types whose net change between epochs can be asked for ([`Site::net_change`]).
+    pub epoch_types: Vec<String>,
 }
 
 /// Why a site cannot be opened.
@@ -68,6 +73,8 @@ pub struct Site {
     progress: watch::Sender<Progress>,
     /// Goes with the view: written while the view is locked for writing.
     deletions: Mutex<Deletions>,
+    /// Goes with the view, too. Whoever locks both locks the view first.
+    pub(crate) epochs: Mutex<Epochs>,
 }
 
 impl Site {
@@ -81,23 +88,28 @@ impl Site {
         let mut view = View::new(Registry::new());
         let deletions_max = usize::try_from(config.journal.retention.deletions_max).unwrap_or(usize::MAX);
         let mut deletions = Deletions::new(deletions_max);
+        let mut epochs = Epochs::new(&config.epoch_types, deletions_max);
+        let mut complete = Complete::default();
         let mut read = 0u64;
         let engine = Embedded::open(&config.data_dir.join("journal"), config.journal.clone(), &mut |replayed| {
             match replayed {
                 Replayed::Entry(entry) => {
                     view.load(&entry);
+                    epochs.load(&entry);
                     read += 1;
                 }
                 Replayed::Tombstone(tombstone) => {
+                    epochs.load_tombstone(&tombstone);
                     deletions.load(tombstone);
                     read += 1;
                 }
                 Replayed::Commit(commit) => {
                     deletions.apply(&commit);
+                    epochs.apply(&commit, &view);
                     view.apply(&commit);
                     read += commit.changes.len() as u64;
                 }
-                Replayed::Complete(complete) => deletions.settle(complete.since),
+                Replayed::Complete(found) => complete = found,
             }
             if read.is_multiple_of(1 << 14) {
                 progress(read);
@@ -105,6 +117,8 @@ impl Site {
         })?;
         let head = engine.head();
         view.set_position(head);
+        deletions.settle(complete.since);
+        epochs.settle(complete, engine.closed_s());
         let site = Arc::new(Self {
             sessions: Sessions::new(config.sessions),
             logins: LoginGuard::default(),
@@ -113,6 +127,7 @@ impl Site {
             view: RwLock::new(view),
             progress: watch::Sender::new(Progress { position: head, is_stopping: false }),
             deletions: Mutex::new(deletions),
+            epochs: Mutex::new(epochs),
         });
         site.clone().follow(head)?;
         Ok(site)
@@ -144,6 +159,7 @@ impl Site {
     fn apply(&self, commit: &Arc<Commit>) {
         {
             let mut view = self.view.write();
+            self.epochs.lock().apply(commit, &view);
             view.apply(commit);
             self.deletions.lock().apply(commit);
         }
@@ -158,6 +174,11 @@ impl Site {
     /// What was deleted after `after`, as of the view; `None` when that is not known any more.
     pub fn deleted_since(&self, _: &View, after: Position) -> Option<Vec<ResourceId>> {
         self.deletions.lock().after(after)
+    }
+
+    /// Every deletion that is remembered, as of the view, the oldest first.
+    pub fn remembered_deletions(&self, _: &View) -> Vec<ResourceId> {
+        self.deletions.lock().all()
     }
 
     /// The journal.

@@ -23,11 +23,11 @@ use crate::Stats;
 use crate::page::Scope;
 use crate::spec::Spec;
 
-/// Specifications and ids of one page, over the three lists together.
-const PAGE_SPECS: usize = 1000;
-
 /// How far ahead of the log's clock `end_epoch` may be. The epochs up to it close, so a client with a wrong clock must not get far.
 pub const AHEAD_MAX_S: i64 = 60;
+
+/// How far a sync without an end may go ahead of the clock, in seconds.
+const LEAP_MAX_S: i64 = 5;
 
 /// The id of the message that tells a client to begin anew from 0.
 pub const EXPIRED: &str = "lockstep.stats.sync_expired";
@@ -58,6 +58,13 @@ fn read_at(text: &str) -> Option<(i64, (ListKind, Arc<str>))> {
     Some((end_s, (list, parts.next()?.into())))
 }
 
+/// The end of a sync that names none: the present second, or the one into which the last change was put since the present was closed
+/// already, so that a client sees what it has just written. Not further than [`LEAP_MAX_S`]: the log's time must not run away.
+fn present_s(stats: &Stats, now_s: i64) -> i64 {
+    let last_s = stats.site.last_touched_s().unwrap_or(now_s);
+    last_s.clamp(now_s, now_s + LEAP_MAX_S)
+}
+
 pub(crate) async fn get(stats: &Arc<Stats>, _: Context, input: GetInput) -> Result<Answer, Error> {
     let (start_s, end_asked) = (input.start_epoch, input.end_epoch);
     let asked = format!("{start_s} {end_asked:?}");
@@ -69,7 +76,7 @@ pub(crate) async fn get(stats: &Arc<Stats>, _: Context, input: GetInput) -> Resu
                 read_at(&scope.read(&page, "page")?).ok_or_else(|| invalid("page", "no page of this question"))?;
             (place.0, Some(place.1))
         }
-        None => (end_asked.unwrap_or(now_s), None),
+        None => (end_asked.unwrap_or_else(|| present_s(stats, now_s)), None),
     };
     if start_s < 0 {
         return Err(invalid("start_epoch", "seconds since 1970; 0 for a full sync"));
@@ -90,7 +97,9 @@ pub(crate) async fn get(stats: &Arc<Stats>, _: Context, input: GetInput) -> Resu
     stats.site.close_epoch(end_s).await.map_err(|error| commit_error(&error))?;
 
     let here = stats.clone();
-    let change = tokio::task::spawn_blocking(move || here.site.net_change(ACQ_SPEC, start_s, end_s, after, PAGE_SPECS));
+    let change = tokio::task::spawn_blocking(move || {
+        here.site.net_change(ACQ_SPEC, start_s, end_s, after, here.config.sync_page)
+    });
     let change = change.await.map_err(|_| Error::internal())?.map_err(|error| refuse(&error))?;
     let show = |changed: Vec<(Arc<str>, lockstep_model::Document)>| {
         changed.into_iter().map(|(id, document)| Spec::from_document(&document).cached(&id)).collect()

@@ -78,7 +78,15 @@ pub struct Config {
     pub absent_after: Duration,
     /// The store outside, if there is one. With a URL to write to, the series store keeps what was not forwarded, whatever `store` says.
     pub remote: Option<remote::Config>,
+    /// Specifications and ids of one page of a sync, over its three lists together.
+    pub sync_page: usize,
 }
+
+/// Specifications and ids of one page of a sync unless said otherwise.
+pub const SYNC_PAGE: usize = 1000;
+
+/// The resource types whose net change between epochs the site must be able to tell.
+pub const EPOCH_TYPES: [&str; 1] = [lockstep_model::builtin::ACQ_SPEC];
 
 /// Why the service cannot start.
 #[derive(Debug, thiserror::Error)]
@@ -182,17 +190,19 @@ impl Stats {
 
     /// Keeps the series store in order until the site stops: seals, merges, rolls up, lets go. Runs on a thread of its own, since all of
     /// it is CPU and disk.
+    ///
+    /// # Errors
+    /// When the operating system gives no thread.
     pub fn keep_store(self: &Arc<Self>) -> std::io::Result<std::thread::JoinHandle<()>> {
-        let (store, site) = (self.store.clone(), Arc::downgrade(&self.site));
+        let (store, progress) = (self.store.clone(), self.site.progress());
         std::thread::Builder::new().name("series".to_owned()).spawn(move || {
-            while site.upgrade().is_some_and(|site| !site.progress().borrow().is_stopping) {
-                store.wait_for_work(HOUSEKEEPING_INTERVAL);
+            while !progress.borrow().is_stopping {
                 if let Err(error) = store.housekeep() {
-                    tracing::error!(
-                        error = &error as &dyn std::error::Error,
-                        "the series store could not be kept in order"
-                    );
+                    tracing::error!(error = &error as &dyn std::error::Error, "the series store was not kept in order");
+                    // There is work all the same, so waiting for it would return at once.
+                    std::thread::sleep(HOUSEKEEPING_INTERVAL);
                 }
+                store.wait_for_work(HOUSEKEEPING_INTERVAL);
             }
         })
     }

@@ -157,12 +157,18 @@ fn address(series: &Series, counter: &Counter, index: usize) -> Result<Address, 
 }
 
 impl Stats {
-    /// Stores a batch of points: durable when it answers.
+    /// Stores a batch of points: durable when it answers. `provider` was heard by this.
     ///
     /// # Errors
-    /// `invalid_argument`, naming the series; `service_unavailable` while too much is under way; `unable_to_allocate_resource` on a
+    /// `invalid_argument`, naming the series, or for a provider that never registered; `service_unavailable` while too much is under way; `unable_to_allocate_resource` on a
     /// full disk.
-    pub async fn write_points(self: &Arc<Self>, bytes: Vec<u8>) -> Result<Written, Error> {
+    pub async fn write_points(self: &Arc<Self>, provider: Option<&str>, bytes: Vec<u8>) -> Result<Written, Error> {
+        if let Some(provider) = provider
+            && !self.presence.heard(provider, self.now_s())
+        {
+            let message = format!("no provider {provider}: register first");
+            return Err(Error::invalid_argument("lockstep.stats.provider_unknown", "provider", &message));
+        }
         let _place = self.intake.waiting.try_acquire().map_err(|_| busy("too many batches of points at once"))?;
         let _turn = self.intake.turns.acquire().await.map_err(|_| Error::internal())?;
         let checked = tokio::task::spawn_blocking(move || check(&bytes)).await.map_err(|_| Error::internal())??;
@@ -209,13 +215,7 @@ impl Stats {
 }
 
 pub(crate) async fn write(stats: &Arc<Stats>, _: Context, input: WriteInput) -> Result<Written, Error> {
-    if let Some(provider) = &input.provider
-        && !stats.presence.heard(provider, stats.now_s())
-    {
-        let message = format!("no provider {provider}: register first");
-        return Err(Error::invalid_argument("lockstep.stats.provider_unknown", "provider", &message));
-    }
-    stats.write_points(input.points.0).await
+    stats.write_points(input.provider.as_deref(), input.points.0).await
 }
 
 #[cfg(test)]

@@ -74,7 +74,7 @@ pub(crate) fn management_address(tree: &Tree, nics: &[Nic]) -> Option<IpAddr> {
 }
 
 /// The interface of the default route with the lowest metric, of IPv4 or else of IPv6.
-fn default_interface(tree: &Tree) -> Option<String> {
+pub(crate) fn default_interface(tree: &Tree) -> Option<String> {
     const ZEROS: &str = "00000000000000000000000000000000";
     const LOOPBACK: &str = "lo";
     let v4 = tree.text("proc/net/route").unwrap_or_default();

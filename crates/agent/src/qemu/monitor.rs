@@ -1,4 +1,4 @@
-//! QMP, the machine protocol of QEMU's monitor: where a process listens for it, and one question asked there.
+//! QMP, the machine protocol of QEMU's monitor: where a process listens for it, and questions asked there.
 //!
 //! A monitor serves one client at a time and lets the next one wait in silence. So a socket that has a client is not
 //! connected to, and one that is free is given back after one exchange:
@@ -7,11 +7,12 @@
 //! QEMU                                                   collector
 //! {"QMP": {"version": {"qemu": {…}}, …}}            ->
 //!                                                   <-   {"execute": "qmp_capabilities"}
-//!                                                   <-   {"execute": "query-status", "id": "lockstep"}
+//!                                                   <-   {"execute": "query-status", "id": "query-status"}
 //! {"return": {}}                                    ->
 //! {"return": {"status": "running", …}, "id": …}     ->   (closes)
 //! ```
 
+use std::fmt::Write as _;
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
@@ -27,10 +28,7 @@ use crate::tree::Tree;
 /// How long one monitor may take for all of the exchange.
 pub(crate) const ANSWER_TIMEOUT: Duration = Duration::from_millis(200);
 /// A monitor that says more than this before the answer is given up.
-const ANSWER_BYTES_MAX: usize = 64 << 10;
-
-const REQUESTS: &[u8] = b"{\"execute\": \"qmp_capabilities\"}\n{\"execute\": \"query-status\", \"id\": \"lockstep\"}\n";
-const REQUEST_ID: &str = "lockstep";
+const ANSWER_BYTES_MAX: usize = 1 << 20;
 
 /// Socket states of `/proc/net/unix`.
 const STATE_CONNECTED: &str = "03";
@@ -122,26 +120,56 @@ pub(crate) fn socket(tree: &Tree, process: &Process, listener: &Listener, descri
     Some(Socket { path: path.to_owned(), is_busy })
 }
 
+/// Whether a table of UNIX sockets has a connection that was accepted at a path.
+pub(crate) fn has_client(table: &str, path: &str) -> bool {
+    table.lines().filter(|line| line.ends_with(path)).any(|line| {
+        let mut fields = line.split_ascii_whitespace();
+        let is_connected = fields.nth(5) == Some(STATE_CONNECTED);
+        let inode = fields.next().unwrap_or_default();
+        is_connected && line.split_once(&format!(" {inode} ")).is_some_and(|(_, found)| found == path)
+    })
+}
+
 /// Asks a monitor for the status of its guest; none if it does not answer within `timeout`.
 pub(crate) fn ask(path: &Path, timeout: Duration) -> Option<Answer> {
+    let (version, [answer]) = exchange(path, ["query-status"], timeout)?;
+    Some(Answer { status: answer?.get("status")?.as_str()?.to_owned(), version })
+}
+
+/// Asks a monitor questions, and answers QEMU's version and what each question returned, none where it is refused. None if
+/// not all was said within `timeout`.
+pub(crate) fn exchange<const N: usize>(
+    path: &Path,
+    questions: [&str; N],
+    timeout: Duration,
+) -> Option<(Option<String>, [Option<Value>; N])> {
     let deadline = Instant::now() + timeout;
     let mut stream = open(path)?;
-    let mut lines = Lines { buffer: Vec::new(), taken: 0 };
+    let mut lines = Lines { buffer: Vec::new(), taken: 0, searched: 0 };
     let greeting = lines.next(&mut stream, deadline)?;
     let version = version(greeting.get("QMP")?);
+    let mut requests = "{\"execute\": \"qmp_capabilities\"}\n".to_owned();
+    for question in questions {
+        let _ = writeln!(requests, "{{\"execute\": \"{question}\", \"id\": \"{question}\"}}");
+    }
     stream.set_write_timeout(Some(remaining(deadline)?)).ok()?;
-    stream.write_all(REQUESTS).ok()?;
+    stream.write_all(requests.as_bytes()).ok()?;
+    let mut answers = [const { None }; N];
+    let mut open_questions = N;
     // Events may come in between.
-    loop {
-        let message = lines.next(&mut stream, deadline)?;
-        if message.get("error").is_some() {
-            return None;
-        }
-        if message.get("id").and_then(Value::as_str) == Some(REQUEST_ID) {
-            let status = message.pointer("/return/status")?.as_str()?.to_owned();
-            return Some(Answer { status, version });
+    while open_questions > 0 {
+        let mut message = lines.next(&mut stream, deadline)?;
+        let id = message.get("id").and_then(Value::as_str);
+        match questions.iter().position(|question| Some(*question) == id) {
+            Some(at) => {
+                answers[at] = message.get_mut("return").map(Value::take);
+                open_questions -= 1;
+            }
+            None if message.get("error").is_some() => return None,
+            None => {}
         }
     }
+    Some((version, answers))
 }
 
 /// Connects without waiting: QEMU keeps one client in its queue, and a plain connect would wait for a place there.
@@ -158,21 +186,25 @@ fn open(path: &Path) -> Option<UnixStream> {
 struct Lines {
     buffer: Vec<u8>,
     taken: usize,
+    /// Up to where there is no end of the line, so that a long one is not searched again for each piece of it.
+    searched: usize,
 }
 
 impl Lines {
     fn next(&mut self, stream: &mut UnixStream, deadline: Instant) -> Option<Value> {
         loop {
-            if let Some(length) = self.buffer[self.taken..].iter().position(|byte| *byte == b'\n') {
-                let line = &self.buffer[self.taken..self.taken + length];
-                self.taken += length + 1;
+            if let Some(length) = self.buffer[self.searched..].iter().position(|byte| *byte == b'\n') {
+                let end = self.searched + length;
+                let line = &self.buffer[self.taken..end];
+                (self.taken, self.searched) = (end + 1, end + 1);
                 return serde_json::from_slice(line).ok();
             }
+            self.searched = self.buffer.len();
             if self.buffer.len() > ANSWER_BYTES_MAX {
                 return None;
             }
             stream.set_read_timeout(Some(remaining(deadline)?)).ok()?;
-            let mut chunk = [0; 4096];
+            let mut chunk = [0; 16 << 10];
             let count = stream.read(&mut chunk).ok().filter(|count| *count > 0)?;
             self.buffer.extend_from_slice(&chunk[..count]);
         }
@@ -243,6 +275,8 @@ mod tests {
         let tree = fixture.tree();
         let process = &find(&tree)[0];
         let descriptors = process.descriptors(&tree);
+        assert!(!has_client(LISTENING, "q s.sock") && has_client(ACCEPTED, "q s.sock"));
+        assert!(!has_client(ACCEPTED, "s.sock") && !has_client("torn q s.sock", "q s.sock"));
         let check = |table: String, listener: Listener, expected: Option<bool>| {
             fixture.write("proc/10/net/unix", format!("Num RefCount Protocol Flags Type St Inode Path\n{table}"));
             let found = socket(&tree, process, &listener, &descriptors);
@@ -279,12 +313,12 @@ mod tests {
         check_exchange(
             script(
                 "{\"return\": {}}\n{\"event\": \"STOP\", \"timestamp\": {}}\n\
-                 {\"return\": {\"status\": \"paused\", \"running\": false}, \"id\": \"lockstep\"}\n",
+                 {\"return\": {\"status\": \"paused\", \"running\": false}, \"id\": \"query-status\"}\n",
             ),
             answer("paused"),
         );
         check_exchange(script("{\"error\": {\"class\": \"CommandNotFound\"}}\n"), None);
-        check_exchange(script("{\"return\": {}}\n{\"return\": 5, \"id\": \"lockstep\"}\n"), None);
+        check_exchange(script("{\"return\": {}}\n{\"return\": 5, \"id\": \"query-status\"}\n"), None);
         check_exchange(script("not json\n"), None);
         check_exchange("{\"hello\": 1}\n", None);
         check_exchange("", None);

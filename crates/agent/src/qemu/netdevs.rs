@@ -83,6 +83,13 @@ pub(crate) fn parse(arguments: &Arguments) -> Vec<GuestNic> {
     nics
 }
 
+/// The TAP interfaces that the command line names.
+pub(crate) fn tap_interfaces(arguments: &Arguments) -> Vec<String> {
+    let backends = ["netdev", "nic", "net"].into_iter().flat_map(|option| arguments.each(option, "type"));
+    let taps = backends.filter(|keys| keys.get("type") == Some("tap"));
+    taps.filter_map(|keys| keys.get("ifname").map(str::to_owned)).collect()
+}
+
 fn of_device(device: &Keys, netdevs: &BTreeMap<String, Keys>) -> Option<GuestNic> {
     let driver = device.get("driver")?;
     let netdev = device.get("netdev");

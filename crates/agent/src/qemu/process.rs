@@ -39,16 +39,22 @@ pub(crate) fn find(tree: &Tree) -> Vec<Process> {
     let pids = tree.names("proc").into_iter().filter_map(|name| name.parse::<u32>().ok());
     let mut processes: Vec<Process> = pids.filter_map(|pid| read(tree, pid)).collect();
     processes.sort_unstable_by_key(|process| (process.started_ticks, process.pid));
-    // Between fork and exec, and while it becomes a daemon, a QEMU is there twice.
-    let is_fork = |process: &Process| {
-        processes.iter().any(|other| other.pid == process.parent && other.command == process.command)
-    };
-    let forks: Vec<u32> = processes.iter().filter(|process| is_fork(process)).map(|process| process.pid).collect();
+    let forks = forks(processes.iter());
     processes.retain(|process| !forks.contains(&process.pid));
     processes
 }
 
-fn read(tree: &Tree, pid: u32) -> Option<Process> {
+/// The pids of those that are no guests of their own: between fork and exec, and while it becomes a daemon, a QEMU is there
+/// twice.
+pub(crate) fn forks<'a>(processes: impl Iterator<Item = &'a Process> + Clone) -> Vec<u32> {
+    let is_fork = |process: &&Process| {
+        processes.clone().any(|other| other.pid == process.parent && other.command == process.command)
+    };
+    processes.clone().filter(is_fork).map(|process| process.pid).collect()
+}
+
+/// The process of that pid, if it is a QEMU that runs a guest.
+pub(crate) fn read(tree: &Tree, pid: u32) -> Option<Process> {
     // Most processes are ruled out by one readlink. The link of another user's process cannot be read without
     // privileges; then the first argument must do.
     let executable = tree.link_name(format!("proc/{pid}/exe"));

@@ -53,12 +53,7 @@ pub(crate) fn read(tree: &Tree, around: &Surroundings<'_>, answers: &Answers) ->
     let mut machines = Vec::new();
     for process in &processes {
         let Some((plain_id, properties)) = read_one(tree, around, answers, process, deadline) else { continue };
-        // Two processes can claim one identity: started twice by the same command, or moved within the host. The
-        // oldest has the plain id.
-        let numbered = (2..).map(|number| format!("{plain_id}-{number}"));
-        let free = std::iter::once(plain_id.clone()).chain(numbered).find(|id| !ids.contains(id));
-        let id = free.unwrap_or(plain_id);
-        ids.insert(id.clone());
+        let id = free_id(plain_id, &mut ids);
         machines.push(Observed { resource_type: VIRTUAL_MACHINE, id, properties: properties.into_map() });
     }
     machines
@@ -116,8 +111,18 @@ fn read_one(
     Some((vm_id(around.host_id, &guest, process), properties))
 }
 
+/// Two processes can claim one identity: started twice by the same command, or moved within the host. The oldest, which asks
+/// first, has the plain id; the others are numbered.
+pub(crate) fn free_id(plain_id: String, taken: &mut BTreeSet<String>) -> String {
+    let numbered = (2..).map(|number| format!("{plain_id}-{number}"));
+    let free = std::iter::once(plain_id.clone()).chain(numbered).find(|id| !taken.contains(id));
+    let id = free.unwrap_or(plain_id);
+    taken.insert(id.clone());
+    id
+}
+
 /// By the UUID a VM is the same on every host; a name identifies it on its host only.
-fn vm_id(host_id: &str, guest: &Guest, process: &Process) -> String {
+pub(crate) fn vm_id(host_id: &str, guest: &Guest, process: &Process) -> String {
     if let Some(uuid) = &guest.uuid {
         return format!("vm-{uuid}");
     }
@@ -402,7 +407,7 @@ mod tests {
                 stream.write_all(b"{\"QMP\": {}}\n").unwrap();
                 let requests = BufReader::new(stream.try_clone().unwrap()).lines().take(2);
                 assert_eq!(requests.count(), 2);
-                stream.write_all(b"{\"return\": {\"status\": \"paused\"}, \"id\": \"lockstep\"}\n").unwrap();
+                stream.write_all(b"{\"return\": {\"status\": \"paused\"}, \"id\": \"query-status\"}\n").unwrap();
             }
         })
     }

@@ -47,6 +47,7 @@ impl Server {
             journal: lockstep_journal::Config::default(),
             query_limits: lockstep_query::Limits::default(),
             sessions: lockstep_site::sessions::SessionLimits::default(),
+            epoch_types: Vec::new(),
         };
         let (stop, stopped) = oneshot::channel();
         let (address, site, served) = runtime.block_on(async {

@@ -26,13 +26,7 @@ const ROUNDS_MAX: usize = 20;
 /// Longest wait for the feed to reach a moment that has passed.
 const CATCH_UP_MAX: Duration = Duration::from_secs(60);
 
-/// Replay the change feed against the state, and tell every difference.
-///
-/// Takes the whole state, follows the feed for a while, and compares with the state taken again. Told are: events that are
-/// missing, that come twice or out of order, changes of properties that no event names, and every difference at the end. It
-/// holds what it checks in memory: about as much as an export is long.
-///
-/// Ends with 0 when there is nothing to tell, with 1 otherwise.
+/// What to check, and for how long.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:\n  \
     lockstep check --seconds 60\n  \

@@ -56,28 +56,36 @@ pub struct CollectHostArgs {
 impl CollectCommand {
     pub(crate) async fn run(self, context: &Context) -> Result<ExitCode> {
         let Self::Host(args) = self;
-        let reader = Arc::new(HostReader::new());
         if args.once {
-            round(&context.client, &reader).await?;
+            round(&context.client, &Arc::new(HostReader::new())).await?;
             return Ok(ExitCode::SUCCESS);
         }
-        let mut timer = tokio::time::interval(args.interval);
-        timer.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        loop {
-            tokio::select! {
-                _ = timer.tick() => {}
-                interrupted = tokio::signal::ctrl_c() => {
-                    interrupted?;
-                    return Ok(ExitCode::SUCCESS);
-                }
+        tokio::select! {
+            outcome = keep_host(&context.client, args.interval) => outcome.map(|()| ExitCode::SUCCESS),
+            interrupted = tokio::signal::ctrl_c() => {
+                interrupted?;
+                Ok(ExitCode::SUCCESS)
             }
-            match round(&context.client, &reader).await {
-                // The next round is the retry.
-                Err(error) if error.downcast_ref::<ClientError>().is_some_and(ClientError::is_transient) => {
-                    eprintln!("lockstep: {error:#}");
-                }
-                outcome => outcome?,
+        }
+    }
+}
+
+/// Keeps this machine, and the QEMU processes on it, in a site's inventory; ends only with an error that trying again does not mend.
+///
+/// # Errors
+/// A machine that cannot be read, a site that refuses.
+pub async fn keep_host(client: &Client, interval: Duration) -> Result<()> {
+    let reader = Arc::new(HostReader::new());
+    let mut timer = tokio::time::interval(interval);
+    timer.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        timer.tick().await;
+        match round(client, &reader).await {
+            // The next round is the retry.
+            Err(error) if error.downcast_ref::<ClientError>().is_some_and(ClientError::is_transient) => {
+                eprintln!("lockstep: {error:#}");
             }
+            outcome => outcome?,
         }
     }
 }

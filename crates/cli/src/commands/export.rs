@@ -10,10 +10,7 @@ use lockstep_client::ExportOptions;
 use super::Context;
 use crate::progress::{self, Progress};
 
-/// Write resources as one JSON object a line.
-///
-/// The lines are what `import` takes. They are from different moments while others write; the changes since the first are
-/// shown by `watch --from` with the token that is printed at the end.
+/// What to write, and where.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:\n  \
     lockstep export --out inventory.ndjson\n  \

@@ -14,11 +14,7 @@ use crate::json;
 use crate::output::{Format, Listing, print};
 use crate::progress::{self, Progress};
 
-/// Load resources from a file of one JSON object a line.
-///
-/// Each line is {"type": …, "id": …, "properties": {…}}. Lines are committed in batches, in order; a batch is in whole or not
-/// at all. A broken connection is mended by itself. When a line is refused, everything before its batch is in, and the
-/// message says how to go on.
+/// Which file, and how to load it.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:\n  \
     lockstep import inventory.ndjson\n  \

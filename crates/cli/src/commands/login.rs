@@ -15,9 +15,7 @@ use crate::json;
 use crate::output::{Listing, print};
 use crate::profile::{self, Profile};
 
-/// Log in, and remember the site and the session for the commands that follow.
-///
-/// The profile holds the session's token, never the password. A session ends when it is not used for a while: log in again.
+/// How to ask for the password.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:\n  \
     lockstep login --url https://site-a:8443 --ca-cert site-a.pem\n  \

@@ -14,6 +14,8 @@ mod resource;
 mod stats;
 mod watch;
 
+pub use collect::keep_host;
+
 use std::process::ExitCode;
 
 use anyhow::Result;
@@ -26,12 +28,25 @@ use crate::output::Format;
 #[derive(Debug, clap::Subcommand)]
 pub enum Command {
     /// Load resources from a file of one JSON object a line.
+    ///
+    /// Each line is {"type": …, "id": …, "properties": {…}}. Lines are committed in batches, in order; a batch is in whole or not
+    /// at all. A broken connection is mended by itself. When a line is refused, everything before its batch is in, and the
+    /// message says how to go on.
     Import(import::ImportArgs),
     /// Write resources as one JSON object a line.
+    ///
+    /// The lines are what `import` takes. They are from different moments while others write; the changes since the first are
+    /// shown by `watch --from` with the token that is printed at the end.
     Export(export::ExportArgs),
     /// Ask for resources and their properties.
+    ///
+    /// A query is a type, and perhaps conditions, properties, an order and a page. Names are those of `lockstep model get TYPE`;
+    /// the model may be left out, and a dot goes on into a structure or to a related resource.
     Query(query::QueryArgs),
     /// Show changes as they happen.
+    ///
+    /// With a filter, ENTER and LEAVE say that a resource began or ceased to match, by a change of its own or of what it is
+    /// related to. Ends with Ctrl-C, and then says how to go on from there.
     Watch(watch::WatchArgs),
     /// Read and write resources one at a time.
     #[command(subcommand)]
@@ -40,18 +55,29 @@ pub enum Command {
     #[command(subcommand)]
     Model(model::ModelCommand),
     /// See what can be sampled, ask for samples, and look at them.
+    ///
+    /// A counter is a metric of one type of resource: cpu.capacity.usage.HOST. An acquisition specification asks for samples: of
+    /// which counters, of which resources, how often, until when. Nothing is sampled that no specification asks for.
     #[command(subcommand)]
     Stats(stats::StatsCommand),
     /// Manage accounts.
     #[command(subcommand)]
     Account(account::AccountCommand),
     /// Log in, and remember the site and the session for the commands that follow.
+    ///
+    /// The profile holds the session's token, never the password. A session ends when it is not used for a while: log in again.
     Login(login::LoginArgs),
     /// End the session that `login` made, and forget it.
     Logout(login::LogoutArgs),
     /// Show what the site says of itself, and who you are there.
     Status(login::StatusArgs),
     /// Replay the change feed against the state, and tell every difference.
+    ///
+    /// Takes the whole state, follows the feed for a while, and compares with the state taken again. Told are: events that are
+    /// missing, that come twice or out of order, changes of properties that no event names, and every difference at the end. It
+    /// holds what it checks in memory: about as much as an export is long.
+    ///
+    /// Ends with 0 when there is nothing to tell, with 1 otherwise.
     Check(check::CheckArgs),
     /// Read a real machine and keep the inventory as it is.
     #[command(subcommand)]
@@ -111,4 +137,39 @@ pub(crate) fn read_input(file: &std::path::Path) -> Result<Vec<u8>> {
         return Ok(text);
     }
     std::fs::read(file).with_context(|| format!("cannot read {}", file.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Subcommand as _;
+
+    use super::Command;
+
+    /// Whether a command and those below it say what they do; those that are run also by an example.
+    fn check(command: &clap::Command, path: &str, silent: &mut Vec<String>) {
+        let path = format!("{path} {}", command.get_name());
+        let has_example = command.get_after_help().is_some_and(|help| help.to_string().contains("lockstep "));
+        if command.get_about().is_none() || !(has_example || command.has_subcommands()) {
+            silent.push(path.clone());
+        }
+        command.get_subcommands().for_each(|below| check(below, &path, silent));
+    }
+
+    #[test]
+    fn every_command_says_what_it_does_and_has_an_example() {
+        let program = Command::augment_subcommands(clap::Command::new("lockstep"));
+        let mut silent = Vec::new();
+        program.get_subcommands().for_each(|command| check(command, "", &mut silent));
+        assert!(silent.is_empty(), "{silent:?}");
+    }
+
+    #[test]
+    fn what_a_command_does_is_told_at_length_where_a_line_is_too_short() {
+        let program = Command::augment_subcommands(clap::Command::new("lockstep"));
+        for path in ["query", "watch", "check", "stats query", "stats top", "stats sync", "stats specs create"] {
+            let command = path.split(' ').try_fold(&program, |command, name| command.find_subcommand(name));
+            let long = command.and_then(clap::Command::get_long_about).map(ToString::to_string);
+            assert!(long.is_some_and(|long| long.contains("\n\n")), "{path}");
+        }
+    }
 }

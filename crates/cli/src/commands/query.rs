@@ -19,10 +19,7 @@ use crate::progress;
 /// Rows of a page, when pages are followed.
 const PAGE_ROWS: i64 = 1000;
 
-/// Ask for resources and their properties.
-///
-/// A query is a type, and perhaps conditions, properties, an order and a page. Names are those of `lockstep model get TYPE`;
-/// the model may be left out, and a dot goes on into a structure or to a related resource.
+/// A query, and how to ask it.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:\n  \
     lockstep query \"VirtualMachine where cpu_count >= 8 select name, host.name order by name limit 10\"\n  \

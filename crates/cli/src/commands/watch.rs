@@ -29,10 +29,7 @@ const PAGE_ROWS: i64 = 1000;
 /// Waits before trying a broken connection again; then it is given up.
 const WAITS_S: [u64; 8] = [1, 1, 2, 2, 5, 5, 10, 30];
 
-/// Show changes as they happen.
-///
-/// With a filter, ENTER and LEAVE say that a resource began or ceased to match, by a change of its own or of what it is
-/// related to. Ends with Ctrl-C, and then says how to go on from there.
+/// Which changes, and how to show them.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:\n  \
     lockstep watch\n  \

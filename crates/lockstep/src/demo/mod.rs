@@ -2,6 +2,7 @@
 
 mod churn;
 mod inventory;
+mod samples;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -69,8 +70,10 @@ async fn serve(args: &DemoArgs, data_dir: PathBuf) -> Result<()> {
     );
     introduce(&server, &data_dir, &password, args.plain_http);
     let churn = tokio::spawn(churn::keep_changing(server.site.clone(), args.vms, args.rate));
+    let samples = tokio::spawn(samples::keep_sampling(server.calls("demo"), server.stats.clone(), args.vms));
     let served = server.run(stop_signal()).await;
     churn.abort();
+    samples.abort();
     served
 }
 
@@ -92,6 +95,7 @@ fn introduce(server: &Server, data_dir: &std::path::Path, password: &str, plain_
     for command in [
         "query 'VirtualMachine where power_state = POWERED_ON and host.cluster.name = demo-cl01 select name, cpu_count, memory_size_MiB, host.name order by memory_size_MiB desc limit 10 count'",
         "watch --type VirtualMachine",
+        "stats top",
         "query 'HostSystem where kernel.name = Linux select name, hardware.cpu_model, hardware.cpu_threads, hardware.memory_size_MiB'",
     ] {
         println!("  {program} {command}");

@@ -10,3 +10,4 @@ mod inventory;
 mod query;
 mod sdk;
 mod server;
+mod stats;

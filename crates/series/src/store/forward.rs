@@ -116,6 +116,9 @@ impl Store {
         let mut cursor = forward.cursor;
         let mut taken = Batch::new();
         for (segment, extent) in log {
+            if taken.points() >= max_points {
+                break;
+            }
             if segment > cursor.segment {
                 cursor = Forward::from_segment(segment).cursor;
             }

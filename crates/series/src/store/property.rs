@@ -66,7 +66,8 @@ fn run() -> impl Strategy<Value = Run> {
 }
 
 fn step() -> impl Strategy<Value = Step> {
-    let advance = prop_oneof![6 => 0..HOUR_S, 2 => HOUR_S..4 * HOUR_S, 1 => 0..40 * 24 * HOUR_S];
+    // Somebody may set the clock back.
+    let advance = prop_oneof![6 => 0..HOUR_S, 2 => HOUR_S..4 * HOUR_S, 1 => 0..40 * 24 * HOUR_S, 1 => -3 * HOUR_S..0];
     let read = (0..5_u8, -6 * HOUR_S..HOUR_S, 0..6 * HOUR_S, prop_oneof![0..20_usize, Just(usize::MAX)]);
     prop_oneof![
         10 => prop::collection::vec(run(), 1..5).prop_map(Step::Append),

@@ -74,6 +74,7 @@ impl Home {
                 journal: lockstep_journal::Config::default(),
                 query_limits: lockstep_query::Limits::default(),
                 sessions: lockstep_site::sessions::SessionLimits::default(),
+                epoch_types: lockstep_stats::EPOCH_TYPES.map(str::to_owned).to_vec(),
             };
             Site::open(config, &mut |_| {}).map_err(|error| error.to_string())
         })
@@ -83,6 +84,7 @@ impl Home {
                 data_dir: self.0.path().join("series"),
                 store: lockstep_series::Config::default(),
                 absent_after: Duration::from_secs(90),
+                sync_page: lockstep_stats::SYNC_PAGE,
                 remote: Some(remote.clone()),
             };
             Stats::open(site.clone(), config).map_err(|error| format!("{error:?}"))
@@ -116,7 +118,7 @@ impl Here {
     pub async fn write(&self, points: &[Written]) {
         let batch = Batch { series: points.iter().map(Written::series).collect() };
         let count: usize = points.iter().map(|one| one.points.len()).sum();
-        let written = self.stats.write_points(batch.encode_to_vec()).await.unwrap();
+        let written = self.stats.write_points(None, batch.encode_to_vec()).await.unwrap();
         assert_eq!((written.stored, written.too_old, written.too_new), (count as i64, 0, 0));
     }
 

@@ -256,7 +256,7 @@ mod tests {
         let rows = rows(&some(), VM, Column::Cpu);
         let names = Names::default();
         assert_eq!(
-            table_lines(&listing(Format::Table, &rows, VM, &names, 100, None), false),
+            table_lines(&listing(Format::Table, &rows, VM, &names, 100, None), None),
             [
                 "id  name  CPU %  MHz  mem MiB  disk KiB/s  net KiB/s  age",
                 "b         99.50    -        -           -          -  10s",
@@ -265,7 +265,7 @@ mod tests {
             ]
         );
         let trend = |id: &str| id.repeat(3);
-        let lines = table_lines(&listing(Format::Table, &rows, VM, &names, 100, Some(&trend)), false);
+        let lines = table_lines(&listing(Format::Table, &rows, VM, &names, 100, Some(&trend)), None);
         assert!(lines[0].ends_with("CPU trend") && lines[1].ends_with("bbb"), "{lines:?}");
         let csv = listing(Format::Csv, &rows, VM, &names, 100, None);
         assert_eq!(csv.columns[3..], ["cpu_percent", "cpu_mhz", "mem_mib", "disk_kib_s", "net_kib_s"]);

@@ -12,6 +12,7 @@ use lockstep_contract::services::stats::counters::{
 };
 use serde_json::{Value, json};
 
+use super::known::Known;
 use super::names::Names;
 use super::resources::{Resource, conditions, shown_all};
 use super::units::{Measure, unit};
@@ -32,10 +33,10 @@ pub struct CountersArgs {
     /// Only those whose id or description contains this text; with a *, those whose id is like it
     pattern: Option<String>,
     /// Only those of this type of resource: HOST or VM; may be given several times
-    #[arg(long = "type", value_name = "TYPE")]
+    #[arg(long = "type", value_name = "TYPE", value_parser = Known::Types, hide_possible_values = true)]
     types: Vec<String>,
     /// Only those of this metric
-    #[arg(long, value_name = "METRIC")]
+    #[arg(long, value_name = "METRIC", value_parser = Known::Metrics, hide_possible_values = true)]
     metric: Option<String>,
 }
 
@@ -165,7 +166,7 @@ pub(crate) async fn providers(context: &Context) -> Result<()> {
     lockstep stats addresses --resource HOST=host-1")]
 pub struct AddressesArgs {
     /// Only those with a resource of this type; may be given several times
-    #[arg(long = "type", value_name = "TYPE")]
+    #[arg(long = "type", value_name = "TYPE", value_parser = Known::Types, hide_possible_values = true)]
     types: Vec<String>,
     /// Only those with this resource: several of one type widen, those of other types narrow
     #[arg(long = "resource", value_name = "TYPE=ID")]

@@ -1,14 +1,15 @@
 //! `lockstep stats`: what can be sampled, what shall be, and the samples.
 //!
 //! One module for each noun: what there is to sample ([`discover`]), what shall be sampled ([`specs`]), a copy of that
-//! ([`sync`]), the samples ([`query`], [`top`] and its [`board`]), and where they are kept ([`store`]). [`resources`], [`units`] and [`names`] are
-//! how they write things.
+//! ([`sync`]), the samples ([`query`], [`top`] and its [`board`]), and where they are kept ([`store`]). [`resources`], [`units`], [`names`] and
+//! [`known`] are how things are written and completed.
 //!
 //! What a counter's values are, its units and digits, comes from the catalogue that this program is built with; the site is
 //! asked only for counters that it has beyond it.
 
 mod board;
 mod discover;
+mod known;
 mod names;
 mod query;
 mod resources;
@@ -25,9 +26,6 @@ use anyhow::Result;
 use super::Context;
 
 /// See what can be sampled, ask for samples, and look at them.
-///
-/// A counter is a metric of one type of resource: cpu.capacity.usage.HOST. An acquisition specification asks for samples: of which
-/// counters, of which resources, how often, until when. Nothing is sampled that no specification asks for.
 #[derive(Debug, clap::Subcommand)]
 #[command(after_help = "First steps:\n  \
     lockstep stats counters cpu --type HOST\n  \
@@ -55,13 +53,24 @@ pub enum StatsCommand {
     /// List the resource addresses: the concrete resources that there are samples of.
     Addresses(discover::AddressesArgs),
     /// List, create, change and delete acquisition specifications: what is sampled.
+    ///
+    /// A specification names a counter or a set of counters, the resources, the time between samples, and its end.
     #[command(subcommand)]
     Specs(specs::SpecsCommand),
     /// Show samples: a line with a chart for each series, or every point.
+    ///
+    /// A series is the points of one counter and one resource. The chart goes from the least to the greatest value of its own series; it is
+    /// blank where points are missing. Of coarser resolutions the points are means; the least and the greatest stay true.
     Query(query::QueryArgs),
     /// Show the busiest hosts or VMs, again and again.
+    ///
+    /// It shows the newest points of CPU, memory, disk and network counters, and their age. Only what an acquisition specification asks for
+    /// is sampled: --sample asks for what is shown here, and only while this runs. Ends with Ctrl-C; prints once where there is no terminal.
     Top(top::TopArgs),
     /// Keep a copy of the acquisition specifications, and show what changes.
+    ///
+    /// The first sync fetches all of them, the next ones only what has changed since, also when that was in an earlier run with the same
+    /// file. When the site no longer knows what has changed since, all are fetched again.
     Sync(sync::SyncArgs),
     /// Show what the series store holds.
     #[command(after_help = "Examples:\n  lockstep stats store\n  lockstep stats store --output json")]

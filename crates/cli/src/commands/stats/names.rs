@@ -57,6 +57,15 @@ impl Names {
     }
 }
 
+#[cfg(test)]
+impl Names {
+    /// As if the inventory had answered this name of a `TYPE=ID`.
+    pub(crate) fn insert(&mut self, resource: &str, name: &str) {
+        let id = resource.parse::<super::resources::Resource>().ok().and_then(|resource| key(&resource.in_spec()));
+        self.by_id.extend(id.map(|id| (id, Some(name.to_owned()))));
+    }
+}
+
 /// The resource type of the inventory, and the id, where the identifier is one of the inventory.
 fn key(id: &RsrcId) -> Option<(String, String)> {
     let resource_type = match id.resource_type.as_deref()? {

@@ -6,6 +6,7 @@ use anyhow::Result;
 use lockstep_contract::services::stats::series::{FilterSpec, Query, QueryInput, Resolution, Series, SeriesResult};
 use serde_json::{Value, json};
 
+use super::known::Known;
 use super::names::Names;
 use super::resources::{Resource, conditions, own, shown, shown_all};
 use super::units::{Measure, measures};
@@ -22,12 +23,9 @@ const SINCE_DEFAULT_S: i64 = 3600;
 const CHART_DEFAULT: usize = 40;
 
 /// Columns that a chart has however narrow the terminal is.
-const CHART_MIN: usize = 8;
+const CHART_MIN: usize = 6;
 
-/// Show samples: a line with a chart for each series, or every point.
-///
-/// A series is the points of one counter and one resource. The chart goes from the least to the greatest value of its own series; it is
-/// blank where points are missing. Of coarser resolutions the points are means; the least and the greatest stay true.
+/// Which samples, and how to show them.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:\n  \
     lockstep stats query cpu.utilization.usage.HOST\n  \
@@ -37,13 +35,13 @@ const CHART_MIN: usize = 8;
     lockstep stats query net.throughput.usage.HOST --output csv > net.csv    (time,cid,resource,value)")]
 pub struct QueryArgs {
     /// The counters, as `lockstep stats counters` lists them
-    #[arg(value_name = "CID")]
+    #[arg(value_name = "CID", value_parser = Known::Counters, hide_possible_values = true)]
     cids: Vec<String>,
     /// The counters of this metric
-    #[arg(long, value_name = "METRIC")]
+    #[arg(long, value_name = "METRIC", value_parser = Known::Metrics, hide_possible_values = true)]
     metric: Option<String>,
     /// Only of resources of this type: HOST or VM; may be given several times
-    #[arg(long = "type", value_name = "TYPE")]
+    #[arg(long = "type", value_name = "TYPE", value_parser = Known::Types, hide_possible_values = true)]
     types: Vec<String>,
     /// Only of this resource: several of one type widen, those of other types narrow
     #[arg(long = "resource", value_name = "TYPE=ID")]
@@ -136,58 +134,58 @@ impl QueryArgs {
     }
 }
 
-/// A row for each series, with a chart as wide as the terminal has room for.
+/// A row for each series, with a chart as wide as the terminal has room for. Names are left out where there are none, and where they
+/// would leave no room.
 fn summary(
     result: &SeriesResult,
     measures: &BTreeMap<String, Measure>,
     names: &Names,
     columns: Option<usize>,
 ) -> Listing {
-    let numbers = ["min", "mean", "max", "last"];
-    let headings = ["counter", "resource", "name", "min", "mean", "max", "last", "units"];
-    let mut listing =
-        Listing::new(headings.into_iter().chain(["chart"])).at_right(&numbers).whole(&["chart", "resource"]);
     let ambiguous = ambiguous(&result.series);
-    let mut rows = Vec::new();
-    for series in result.series.iter().filter(|series| !series.values.is_empty()) {
-        let measure = measures.get(&series.cid).cloned().unwrap_or_else(Measure::unknown);
-        let number = |value: Option<f64>| json!(value.map(|value| measure.number(value)));
-        let Extent { min, mean, max, last } = Extent::of(series);
-        let id = own(&series.cid, &series.resources);
-        let resource = match id {
-            Some(id) if !ambiguous.contains(&(&*series.cid, &*id.id_value)) => shown(id),
-            _ => shown_all(&series.resources),
-        };
-        let name = id.and_then(|id| names.get(id));
-        rows.push((
-            series,
-            vec![
-                json!(series.cid),
-                json!(resource),
-                json!(name),
-                number(min),
-                number(mean),
-                number(max),
-                number(last),
-                json!(measure.unit),
-            ],
-        ));
+    let all: Vec<&Series> = result.series.iter().filter(|series| !series.values.is_empty()).collect();
+    let bare = |has_names: bool| {
+        let name = has_names.then_some("name");
+        let headings = ["counter", "resource"].into_iter().chain(name).chain(["min", "mean", "max", "last", "units"]);
+        let mut bare = Listing::new(headings).at_right(&["min", "mean", "max", "last"]).whole(&["resource", "chart"]);
+        for series in &all {
+            let measure = measures.get(&series.cid).cloned().unwrap_or_else(Measure::unknown);
+            let Extent { min, mean, max, last } = Extent::of(series);
+            let numbers = [min, mean, max, last].map(|value| json!(value.map(|value| measure.number(value))));
+            let id = own(&series.cid, &series.resources);
+            let resource = match id {
+                Some(id) if !ambiguous.contains(&(&*series.cid, &*id.id_value)) => shown(id),
+                _ => shown_all(&series.resources),
+            };
+            let name = has_names.then(|| json!(id.and_then(|id| names.get(id))));
+            let about = [json!(series.cid), json!(resource)].into_iter().chain(name);
+            bare.push(about.chain(numbers).chain([json!(measure.unit)]));
+        }
+        bare
+    };
+    let has_names = all.iter().any(|s| own(&s.cid, &s.resources).is_some_and(|id| names.get(id).is_some()));
+    let mut listing = bare(has_names);
+    let mut chart = CHART_DEFAULT;
+    if let Some(columns) = columns {
+        let is_tight = |listing: &Listing| room(listing, columns) < CHART_MIN;
+        if has_names && is_tight(&listing) {
+            listing = bare(false);
+        }
+        chart = room(&listing, columns).max(CHART_MIN);
     }
-    // What the other columns take is known once they are laid out without the chart.
-    let chart = columns.map_or(CHART_DEFAULT, |columns| {
-        let mut bare = Listing::new(headings).at_right(&numbers).whole(&["resource"]);
-        // A mark in the last column, so that its blanks count.
-        rows.iter().for_each(|(_, row)| bare.push(row.iter().cloned()));
-        let taken = table_lines(&bare, false).iter().map(|line| line.chars().count()).max().unwrap_or(0);
-        // Two columns before the chart, and one that the table pads with.
-        columns.saturating_sub(taken + 3).max(CHART_MIN)
-    });
-    let axis = Axis::new(rows.iter().map(|(series, _)| &*series.times), chart);
-    for (series, mut row) in rows {
+    let axis = Axis::new(all.iter().map(|series| &*series.times), chart);
+    listing.columns.push("chart".to_owned());
+    for (row, series) in listing.rows.iter_mut().zip(&all) {
         row.push(json!(axis.map(|axis| axis.line(&series.times, &series.values))));
-        listing.push(row);
     }
     listing
+}
+
+/// What these columns leave of a terminal for one more.
+fn room(listing: &Listing, columns: usize) -> usize {
+    let taken = table_lines(listing, None).iter().map(|line| line.chars().count()).max().unwrap_or(0);
+    // A table pads each of its columns with one on both sides.
+    columns.saturating_sub(taken + 4)
 }
 
 /// Counters and ids that several series have: those of a VM on several hosts.
@@ -307,14 +305,13 @@ pub(crate) mod tests {
         let result = result();
         let listing = summary(&result, &known(&result), &Names::default(), None);
         assert_eq!(
-            table_lines(&listing, false),
+            table_lines(&listing, None),
             [
-                "counter                   resource  name     min    mean     max    last  units  chart",
-                "cpu.utilization.usage.VM  VM=v1             1.00    2.50    4.50    4.50  %      ▁▃█",
-                "mem.capacity.usage.HOST   HOST=h          2048.0  2048.0  2048.0  2048.0  MiB    ▄▄▄",
+                "counter                   resource     min    mean     max    last  units  chart",
+                "cpu.utilization.usage.VM  VM=v1       1.00    2.50    4.50    4.50  %      ▁▃█",
+                "mem.capacity.usage.HOST   HOST=h    2048.0  2048.0  2048.0  2048.0  MiB    ▄▄▄",
             ]
         );
-        assert!(table_lines(&summary(&result, &known(&result), &Names::default(), Some(20)), false).len() == 3);
         assert_eq!(
             footer(&result),
             "5 points of 3 series, as they were sampled, 1970-01-01T00:00:00Z to 1970-01-01T00:00:20Z"
@@ -326,8 +323,22 @@ pub(crate) mod tests {
         let points: Vec<(i64, f64)> = (0..500).map(|i| (i * 10, f64::from((i % 50) as u32))).collect();
         let result = SeriesResult { resolution: Resolution::Raw, series: vec![series(CPU, &["VM=v1"], &points)] };
         for width in [100, 120, 200] {
-            let lines = table_lines(&summary(&result, &known(&result), &Names::default(), Some(width)), false);
-            assert_eq!(lines[1].chars().count(), width - 1, "{lines:?}");
+            let listing = summary(&result, &known(&result), &Names::default(), Some(width));
+            let lines = table_lines(&listing, Some(width));
+            // But for the padding at both ends.
+            assert_eq!((lines.len(), lines[1].chars().count()), (2, width - 2), "{lines:?}");
+        }
+    }
+
+    #[test]
+    fn names_are_shown_where_there_is_room_for_them() {
+        let result = result();
+        let mut names = Names::default();
+        names.insert("VM=v1", "web");
+        for (width, expected) in [(None, true), (Some(100), true), (Some(75), false), (Some(10), false)] {
+            let listing = summary(&result, &known(&result), &names, width);
+            assert_eq!(listing.columns.iter().any(|name| name == "name"), expected, "{width:?}");
+            assert_eq!(listing.rows[0].len(), listing.columns.len());
         }
     }
 

@@ -11,6 +11,7 @@ use lockstep_contract::services::stats::acq_specs::{
 use lockstep_contract::services::stats::{CidMid, RsrcId};
 use serde_json::{Value, json};
 
+use super::known::Known;
 use super::resources::{Resource, shown_all};
 use crate::commands::Context;
 use crate::failure::Usage;
@@ -78,10 +79,10 @@ pub enum SpecsCommand {
 #[derive(Debug, clap::Args)]
 pub struct CountersOf {
     /// The counter, as `lockstep stats counters` lists them
-    #[arg(long, value_name = "CID")]
+    #[arg(long, value_name = "CID", value_parser = Known::Counters, hide_possible_values = true)]
     counter: Option<String>,
     /// A set of counters in place of one, as `lockstep stats sets` lists them
-    #[arg(long, value_name = "ID", conflicts_with = "counter")]
+    #[arg(long, value_name = "ID", conflicts_with = "counter", value_parser = Known::Sets, hide_possible_values = true)]
     set: Option<String>,
 }
 
@@ -352,7 +353,7 @@ pub(crate) mod tests {
         ];
         let reason = |spec: &Info| (spec.id == "10").then_some("no provider");
         assert_eq!(
-            table_lines(&listing(Format::Table, &specs, &reason, 0), false),
+            table_lines(&listing(Format::Table, &specs, &reason, 0), None),
             [
                 "id  counters          resources  interval  expires    status                  memo",
                 " 9  cpu.time.user.VM  VM=ALL          10s  in 1h 40m  ENABLED                 why",

@@ -67,7 +67,7 @@ mod tests {
             refused: 3,
             waiting: None,
         };
-        let lines = table_lines(&listing(&store), false);
+        let lines = table_lines(&listing(&store), None);
         assert_eq!(lines[0], "what                  how_much  about");
         assert_eq!(lines[2], "points               1,000,000  as they were sampled");
         assert_eq!(lines[3], "sealed points         1.43 MiB  1.50 bytes a point");

@@ -17,10 +17,7 @@ use crate::commands::Context;
 use crate::output::{Format, Paint, print_line, visible};
 use crate::{json, times};
 
-/// Keep a copy of the acquisition specifications, and show what changes.
-///
-/// The first sync fetches all of them, the next ones only what has changed since, also when that was in an earlier run with the same
-/// file. When the site no longer knows what has changed since, all are fetched again.
+/// Where the copy is, and how often it is brought up to date.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:\n  \
     lockstep stats sync\n  \

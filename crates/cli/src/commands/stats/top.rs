@@ -48,10 +48,7 @@ const TREND_MAX: usize = 20;
 /// What is said of the missing is looked up again after so many frames.
 const FRAMES_PER_LOOK: u64 = 5;
 
-/// Show the busiest hosts or VMs, again and again.
-///
-/// It shows the newest points of CPU, memory, disk and network counters, and their age. Only what an acquisition specification asks for
-/// is sampled: --sample asks for what is shown here, and only while this runs. Ends with Ctrl-C; prints once where there is no terminal.
+/// What to show, and how often.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:\n  \
     lockstep stats top --sample\n  \
@@ -257,7 +254,7 @@ impl Top<'_> {
             self.args.interval
         )];
         lines.push(String::new());
-        lines.extend(table_lines(listing, false));
+        lines.extend(table_lines(listing, None));
         if !notes.is_empty() && listing.rows.is_empty() && self.samples.is_some() {
             lines.push("asked for samples; waiting for the first".to_owned());
         } else {
