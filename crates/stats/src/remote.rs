@@ -28,7 +28,7 @@
 //! [`Config::labels`] with it, which tell this site's series from another's. Times are whole seconds, in milliseconds.
 //!
 //! # Reading
-//! [`read`] answers `data.query_data_points` from the outside, which may keep points for years. Which series there are is known here, so
+//! `remote/read.rs` answers `data.query_data_points` from the outside, which may keep points for years. Which series there are is known here, so
 //! only points are asked for. A point is seen there when it was forwarded and the receiver shows it, seconds after it came in. An outside
 //! store that does not answer is an error: nobody takes what is kept here for all there is.
 

@@ -253,7 +253,10 @@ impl Stats {
         let explain = |error: StoreError| format!("the log cannot be read: {}", chain(&error));
         let taken = self.store.unforwarded(points_max).map_err(explain)?;
         let Some((cursor, batch)) = taken else {
-            writer.state.lock().status.oldest_s = None;
+            let status = &mut writer.state.lock().status;
+            status.oldest_s = None;
+            // The log can be read again, and there is no request that would say so.
+            status.failing = status.failing.filter(|trouble| *trouble != Trouble::Buffer);
             return Ok(None);
         };
         let counters = by_mid();
