@@ -64,7 +64,7 @@ pub struct Config {
 /// How hard to try. Every value is valid; tests hurry.
 #[derive(Debug, Clone, Copy)]
 pub struct Pace {
-    /// Most points of a request, at some 10 bytes each on the wire.
+    /// Most points of a request.
     pub points_max: usize,
     /// How long points are gathered for a request when there are few.
     pub gather: Duration,
@@ -79,7 +79,9 @@ pub struct Pace {
 impl Default for Pace {
     fn default() -> Self {
         Self {
-            // Measured: 5 000 points a request cost a quarter of the rate, 50 000 gain nothing.
+            // Measured on 2 cores: 129,000 points/s with 2,000 a request, 183,000 with 5,000, 461,000 with 20,000, 806,000 with 50,000
+            // (`benches/forward.rs`). But when each point is of another series, 20,000 are some 5 MB of labels before compression, and
+            // receivers take 32 MB at most.
             points_max: 20_000,
             gather: Duration::from_secs(1),
             backoff_min: Duration::from_secs(1),
