@@ -1,6 +1,13 @@
-//! The host collector: it reads the Linux machine it runs on and yields what the inventory should hold of it.
+//! What runs beside the machines: it reads the Linux host it is on, and samples it.
 //!
-//! # What it yields
+//! Two services that share the reading of `/proc`, `/sys` and QEMU, and the ids that they give:
+//!
+//! | service | entrance | yields |
+//! | --- | --- | --- |
+//! | collecting | [`HostReader`], [`reconcile`] | what the inventory should hold of the host and its VMs |
+//! | sampling | [`provider::Provider`] | points of the counters that acquisition specifications ask for |
+//!
+//! # Collecting
 //! [`HostReader::read`] looks at the machine once and returns a list of [`Observed`] resources:
 //!
 //! | resource type | one for | id from |
@@ -15,12 +22,12 @@
 //! about this host: what was in it before and is missing has gone. All but the host itself point to it by `host`, so a
 //! writer finds what it wrote earlier by that relation.
 //!
-//! # What it promises
+//! It promises:
 //! - **The values are those of the usual tools**: sockets, cores, threads and model as `lscpu` prints them, memory as
 //!   `free`, disks as `lsblk -b`. They are read from the same files, `/proc` and `/sys`; no program is started.
 //! - **The same machine gives the same list.** A writer compares it with the inventory, so every needless difference
-//!   would be a change event at each poll. Volatile measures (load, memory in use) are left out: sampling is another
-//!   service's work. A datastore's free space moves only when it has changed by more than a hundredth of the capacity,
+//!   would be a change event at each poll. Volatile measures (load, memory in use) are left out: they are what sampling is
+//!   for. A datastore's free space moves only when it has changed by more than a hundredth of the capacity,
 //!   clock rates are those the machine is built for, lists are sorted, and what a busy QEMU monitor cannot tell again
 //!   keeps its last known value.
 //! - **A missing piece is a missing property**, never an error: in containers, without privileges and on odd
@@ -31,16 +38,23 @@
 //!   200 ms, and one [`HostReader::read`] spends at most two seconds on all of them.
 //! - **No secrets.** Disk addresses on the network are stripped of user, password and options.
 //!
-//! # From a reading to writes
 //! [`reconcile::plan`] compares a reading with what is stored and gives the writes that differ: the collector owns some
 //! properties of its resources, and leaves alone what people and other collectors set.
 //!
+//! # Sampling
+//! A provider keeps a copy of a server's acquisition specifications, reads the counters of the catalogue
+//! (`lockstep_contract::counters`) that they ask for when they are due, and delivers the points: kept on disk while the server is
+//! away, each stored by the server once. The promises stand where they are kept: [`provider`] (threads, tasks, files),
+//! [`sample`] (values, what is read), [`sample::Schedule`] (times), [`spool`] (what survives).
+//!
 //! # How it is laid out
-//! [`HostReader`] is the only entrance. `tree` reads files below the root, `host` is the machine (`cpu`, `memory`,
-//! `disks`, `datastores`, `nics`, `addresses`, `networks`), `qemu` the virtual machines: `process` finds them,
-//! `cmdline` splits their arguments, `guest`, `blocks` and `netdevs` understand them, `image` reads the size of a disk,
-//! `monitor` asks QMP, `vm` puts the resource together. Everything is synchronous; one `read` of a machine takes some
-//! milliseconds, so call it from a blocking thread. Two threads may read at the same time.
+//! `tree` reads files below the root. `host` is the machine (`cpu`, `memory`, `disks`, `datastores`, `nics`, `addresses`,
+//! `networks`), `qemu` the virtual machines: `process` finds them, `cmdline` splits their arguments, `guest`, `blocks` and
+//! `netdevs` understand them, `image` reads the size of a disk, `monitor` asks QMP, `vm` puts the resource together. `sample` builds on
+//! them; `provider` drives it, between `upstream`, the server, and `spool`.
+//!
+//! Reading and sampling are synchronous: one `read` of a machine takes some milliseconds, so call it from a blocking thread.
+//! Two threads may read at the same time. A provider brings its own threads and runs its network tasks on the caller's runtime.
 
 mod host;
 mod identity;

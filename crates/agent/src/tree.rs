@@ -57,6 +57,10 @@ impl Tree {
     pub(crate) fn text_into<'a>(&self, path: impl AsRef<Path>, buffer: &'a mut Vec<u8>) -> Option<&'a str> {
         buffer.clear();
         File::open(self.path(path)).ok()?.take(FILE_BYTES_MAX).read_to_end(buffer).ok()?;
+        if std::str::from_utf8(buffer).is_err() {
+            // Names of processes and interfaces may hold any byte; they must not hide what else is in the file.
+            buffer.iter_mut().filter(|byte| !byte.is_ascii()).for_each(|byte| *byte = b'?');
+        }
         std::str::from_utf8(buffer).ok()
     }
 

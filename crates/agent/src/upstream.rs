@@ -136,3 +136,45 @@ impl From<SyncError> for UpstreamError {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use lockstep_contract::{Error, ErrorKind};
+
+    use super::*;
+
+    #[test]
+    fn errors_are_sorted_by_what_the_provider_can_do() {
+        let refusal = |kind: ErrorKind| ClientError::Refusal {
+            status: kind.status(),
+            error: Error::new(kind, "an.id", "a message", Vec::new()),
+        };
+        let foreign = |status| ClientError::Foreign { url: String::new(), status, excerpt: String::new() };
+        let url = || "https://site".to_owned();
+        for (error, expected) in [
+            (refusal(ErrorKind::ServiceUnavailable), "away"),
+            (refusal(ErrorKind::UnableToAllocateResource), "away"),
+            (refusal(ErrorKind::InternalServerError), "away"),
+            (refusal(ErrorKind::OperationNotFound), "away"),
+            (refusal(ErrorKind::InvalidArgument), "refused"),
+            (refusal(ErrorKind::InvalidRequest), "refused"),
+            (refusal(ErrorKind::UnexpectedInput), "refused"),
+            (refusal(ErrorKind::Unauthorized), "denied"),
+            (ClientError::SessionEnded { url: url() }, "denied"),
+            (ClientError::LoginRefused { url: url(), username: "a".to_owned() }, "denied"),
+            (ClientError::Refused { url: url() }, "away"),
+            (ClientError::Broken { url: url(), reason: String::new() }, "away"),
+            (foreign(413), "refused"),
+            (foreign(502), "away"),
+            (foreign(404), "away"),
+        ] {
+            let text = error.to_string();
+            let found = match UpstreamError::from(error) {
+                UpstreamError::Away { .. } => "away",
+                UpstreamError::Refused { .. } => "refused",
+                UpstreamError::Denied { .. } => "denied",
+            };
+            assert_eq!(found, expected, "{text}");
+        }
+    }
+}

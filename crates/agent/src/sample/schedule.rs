@@ -13,11 +13,12 @@
 //! late, by less than the interval    the tick is done, with the time at which it was due
 //! late, by more                      it is dropped; the latest that was due is done
 //! the clock jumps ahead              the ticks that were jumped over are dropped
-//! the clock jumps back               nothing is due until it has passed the last time that was given
+//! the clock jumps back               times that were given are passed over when they come again
 //! ```
-//! So points are never bunched up, and no series gets a time twice.
+//! So points are never bunched up, and no series gets a time twice. Times that were jumped over ahead were not given: a clock
+//! that was wrong for a while and is set right does not stop sampling until it comes where it was.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -33,6 +34,10 @@ use super::vm_measures::{VM_MEASURES, VmMeasure};
 
 /// A clock that runs otherwise than time passes by more than this has been set.
 const JUMP: Duration = Duration::from_secs(1);
+
+/// How many spans of given times are remembered. Each jump of the clock begins one; a clock that jumps more often has no times
+/// worth keeping apart.
+const SPANS_MAX: usize = 16;
 
 /// A moment by both clocks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -94,8 +99,8 @@ pub struct Schedule {
     groups: BTreeMap<i64, Group>,
     /// When the next rule ends.
     expiration_s: i64,
-    /// The latest time that was given to points.
-    given_s: i64,
+    /// Spans of the times that were given to points, first and last, one for each time that the clock went evenly.
+    given_s: VecDeque<(i64, i64)>,
     last: Option<Now>,
     dropped: Dropped,
 }
@@ -120,7 +125,7 @@ impl Schedule {
             rules: Vec::new(),
             groups: BTreeMap::new(),
             expiration_s: i64::MAX,
-            given_s: i64::MIN,
+            given_s: VecDeque::new(),
             last: None,
             dropped: Dropped::default(),
         }
@@ -140,8 +145,10 @@ impl Schedule {
 
     /// What is due, each interval at most once.
     pub fn due(&mut self, now: Now) -> Vec<Tick> {
-        let has_jumped = self.notice_jump(now);
         let now_s = now.wall_s();
+        if self.has_jumped(now) {
+            self.skip_jump(now_s);
+        }
         if now_s >= self.expiration_s {
             self.plan(now_s);
         }
@@ -151,13 +158,29 @@ impl Schedule {
                 continue;
             }
             let time_s = now_s - now_s.rem_euclid(interval_s);
-            let missed = u64::try_from((time_s - group.next_s) / interval_s).unwrap_or(0);
-            *if has_jumped { &mut self.dropped.clock_ticks } else { &mut self.dropped.late_ticks } += missed;
+            self.dropped.late_ticks += u64::try_from((time_s - group.next_s) / interval_s).unwrap_or(0);
             group.next_s = time_s.saturating_add(interval_s);
-            self.given_s = self.given_s.max(time_s);
-            ticks.push(Tick { interval_s, time_s });
+            if is_given(&self.given_s, time_s).is_some() {
+                self.dropped.clock_ticks += 1;
+            } else {
+                ticks.push(Tick { interval_s, time_s });
+            }
         }
+        self.give(&ticks);
         ticks
+    }
+
+    /// Notes the times of ticks as given.
+    fn give(&mut self, ticks: &[Tick]) {
+        let times = || ticks.iter().map(|tick| tick.time_s);
+        let (Some(first_s), Some(last_s)) = (times().min(), times().max()) else { return };
+        match self.given_s.back_mut().filter(|(_, end_s)| *end_s != NOTHING_YET) {
+            Some((_, end_s)) => *end_s = last_s.max(*end_s),
+            None => {
+                self.given_s.pop_back();
+                self.given_s.push_back((first_s, last_s));
+            }
+        }
     }
 
     /// The ticks that were not done.
@@ -175,18 +198,31 @@ impl Schedule {
     }
 
     /// Whether the clock has been set since the last call.
-    fn notice_jump(&mut self, now: Now) -> bool {
+    fn has_jumped(&mut self, now: Now) -> bool {
         let Some(last) = self.last.replace(now) else { return false };
-        let jump_ms = i64::try_from(JUMP.as_millis()).unwrap_or(i64::MAX);
+        let ms = |time: Duration| i64::try_from(time.as_millis()).unwrap_or(i64::MAX);
         let passed = now.monotonic.saturating_sub(last.monotonic);
-        let expected_ms = last.wall_ms.saturating_add(i64::try_from(passed.as_millis()).unwrap_or(i64::MAX));
-        if now.wall_ms < expected_ms.saturating_sub(jump_ms) {
-            for (interval_s, group) in &self.groups {
-                let ahead = group.next_s - after(now.wall_s(), *interval_s);
-                self.dropped.clock_ticks += u64::try_from(ahead / interval_s).unwrap_or(0);
-            }
+        now.wall_ms.abs_diff(last.wall_ms.saturating_add(ms(passed))) > ms(JUMP).unsigned_abs()
+    }
+
+    /// Goes on from a time that the clock was set to.
+    fn skip_jump(&mut self, now_s: i64) {
+        if self.given_s.back().is_some_and(|(_, end_s)| *end_s != NOTHING_YET) {
+            self.given_s.push_back((NOTHING_YET, NOTHING_YET));
         }
-        now.wall_ms.abs_diff(expected_ms) > jump_ms.unsigned_abs()
+        if self.given_s.len() > SPANS_MAX {
+            self.given_s.pop_front();
+        }
+        for (&interval_s, group) in &mut self.groups {
+            // Ahead, the last multiple is due at once: the ticks before it are dropped. Back, what was given is passed over.
+            let natural_s = now_s - now_s.rem_euclid(interval_s);
+            let natural_s = if group.next_s <= natural_s { natural_s } else { after(now_s, interval_s) };
+            let next_s = first_not_given(&self.given_s, natural_s, interval_s);
+            let ahead = u64::try_from((natural_s - group.next_s) / interval_s).unwrap_or(0);
+            let again = u64::try_from((next_s - natural_s) / interval_s).unwrap_or(0);
+            self.dropped.clock_ticks += ahead + again;
+            group.next_s = next_s;
+        }
     }
 
     /// Makes the groups of the rules that hold.
@@ -232,7 +268,7 @@ impl Schedule {
         }
         for (interval_s, group) in &mut groups {
             group.settle();
-            let first_s = after(now_s.max(self.given_s), *interval_s);
+            let first_s = first_not_given(&self.given_s, after(now_s, *interval_s), *interval_s);
             group.next_s = self.groups.get(interval_s).map_or(first_s, |before| before.next_s);
         }
         self.groups = groups;
@@ -253,6 +289,22 @@ impl Group {
             vms: self.vms.iter_mut().map(|(id, measures)| (id.clone(), of_vm(measures))).collect(),
         };
     }
+}
+
+/// The end of a span in which no time has been given yet.
+const NOTHING_YET: i64 = i64::MIN;
+
+/// The end of the span of given times that a time is in.
+fn is_given(given_s: &VecDeque<(i64, i64)>, time_s: i64) -> Option<i64> {
+    given_s.iter().find(|(first_s, last_s)| (*first_s..=*last_s).contains(&time_s)).map(|(_, last_s)| *last_s)
+}
+
+/// The first multiple of the interval, from one on, that was not given.
+fn first_not_given(given_s: &VecDeque<(i64, i64)>, mut time_s: i64, interval_s: i64) -> i64 {
+    while let Some(last_s) = is_given(given_s, time_s) {
+        time_s = after(last_s, interval_s);
+    }
+    time_s
 }
 
 /// The first multiple of the interval after a time.
@@ -541,21 +593,55 @@ mod tests {
         check_ticks(
             &[10],
             &[
+                (995_000, 0),
+                (1_000_000, 5_000),
+                (1_010_000, 15_000),
+                (985_000, 16_000),
+                (990_000, 21_000),
+                (1_000_000, 31_000),
+                (1_010_500, 41_500),
+                (1_020_000, 51_000),
+            ],
+            &["", "10@1000", "10@1010", "", "10@990", "", "", "10@1020"],
+            (0, 2),
+        );
+        // Into the midst of what was given, and by way of another interval.
+        let mut schedule = schedule(&[spec(CPU, 10, "HOST")]);
+        for wall_s in [1010, 1020, 1030] {
+            assert_eq!(schedule.due(at(wall_s * 1000, wall_s.unsigned_abs() * 1000)).len(), 1);
+        }
+        assert_eq!(schedule.due(at(1_015_000, 1_031_000)), []);
+        assert_eq!(schedule.next_s(), Some(1040));
+        schedule.set(&[spec(CPU, 3, "HOST")], at(1_015_000, 1_031_000));
+        assert_eq!(schedule.next_s(), Some(1032));
+    }
+
+    #[test]
+    fn a_clock_that_was_far_ahead_and_is_set_right_does_not_stop_sampling() {
+        check_ticks(
+            &[10],
+            &[
                 (1_005_000, 0),
                 (1_010_000, 5_000),
-                (985_000, 6_000),
-                (990_000, 11_000),
-                (1_010_500, 31_500),
-                (1_020_000, 41_000),
+                (9_000_000, 6_000),
+                (9_010_000, 16_000),
+                (1_022_000, 17_000),
+                (1_030_000, 25_000),
+                (1_040_000, 35_000),
             ],
-            &["", "10@1010", "", "", "", "10@1020"],
-            (0, 3),
+            &["", "10@1010", "10@9000", "10@9010", "", "10@1030", "10@1040"],
+            (0, (9000 - 1020) / 10),
         );
+    }
+
+    #[test]
+    fn a_clock_that_jumps_all_the_time_takes_no_memory() {
         let mut schedule = schedule(&[spec(CPU, 10, "HOST")]);
-        assert_eq!(schedule.due(at(1_010_000, 10_000)).len(), 1);
-        schedule.due(at(985_000, 11_000));
-        schedule.set(&[spec(CPU, 3, "HOST")], at(985_000, 11_000));
-        assert_eq!(schedule.next_s(), Some(1011), "nor by way of another interval");
+        for round in 0..1000u64 {
+            let jump_ms = if round % 2 == 0 { 50_000_000 } else { 0 };
+            schedule.due(at(2_000_000 + jump_ms + 10_000 * round.cast_signed(), 1_000 * round));
+        }
+        assert!(schedule.given_s.len() <= SPANS_MAX);
     }
 
     #[test]

@@ -52,6 +52,8 @@ struct Machine {
     /// Whether a thread is a virtual processor, by its id.
     threads: HashMap<u32, bool>,
     balloon_bytes: Option<u64>,
+    /// When the monitor was last asked for it.
+    balloon_asked: Option<Instant>,
     /// None until they are needed.
     limits: Option<Limits>,
     monitor_pause_until: Option<Instant>,
@@ -156,6 +158,7 @@ impl Machine {
             stat,
             threads: HashMap::new(),
             balloon_bytes: None,
+            balloon_asked: None,
             limits: None,
             monitor_pause_until: None,
             kept: None,
@@ -177,7 +180,10 @@ impl Machine {
         let pid = self.process.pid;
         self.keep(tree, needs);
         let threads = needs.has(Needs::THREADS).then(|| self.read_threads(tree, buffer)).flatten();
-        let blocks = needs.has_any(Needs::BLOCKS | Needs::BALLOON).then(|| self.ask(tree, tables, deadline)).flatten();
+        // A balloon moves slowly, and a question costs more than all that is read of files.
+        let is_balloon_old = self.balloon_asked.is_none_or(|asked| asked.elapsed() >= KEPT_FOR);
+        let is_to_ask = needs.has(Needs::BLOCKS) || (needs.has(Needs::BALLOON) && is_balloon_old);
+        let blocks = is_to_ask.then(|| self.ask(tree, tables, deadline)).flatten();
         if needs.has(Needs::GROUP) && self.limits.is_none() {
             let vcpus: Vec<u32> = self.threads.iter().filter(|(_, is)| **is).map(|(thread, _)| *thread).collect();
             self.limits = Some(control_group::limits(tree, pid, &vcpus, self.facts.vcpus.unwrap_or(1)));
@@ -264,6 +270,7 @@ impl Machine {
             return None;
         };
         // A VM without a balloon refuses the question.
+        self.balloon_asked = Some(now);
         self.balloon_bytes = balloon.and_then(|balloon| balloon.get("actual")?.as_u64());
         blocks.as_ref().and_then(Blocks::parse).map(|value| Part { taken: now, value })
     }

@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on stops")]
 
+mod agent;
 mod cli;
 mod collect;
 mod crash;
