@@ -231,8 +231,10 @@ impl Stats {
 
     /// How sending goes; `None` when there is no store outside to send to.
     pub fn write_status(&self) -> Option<WriteStatus> {
-        let mut status = self.remote.writer.as_ref()?.state.lock().status.clone();
+        let writer = self.remote.writer.as_ref()?;
+        // In this order: a point that does not wait any more is counted in what became of it.
         let lag = self.store.forward_lag();
+        let mut status = writer.state.lock().status.clone();
         status.waiting = lag.points;
         status.dropped = lag.points_dropped;
         let oldest_s = status.oldest_s.filter(|_| lag.points > 0);
