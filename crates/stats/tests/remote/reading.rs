@@ -1,12 +1,14 @@
 //! Data points read back from outside are those of the embedded store.
 
+use std::time::Duration;
+
 use lockstep_contract::ErrorKind;
-use lockstep_stats::remote;
+use lockstep_stats::remote::{self, Pace};
 use serde_json::{Value, json};
 
 use crate::receiver::{Receiver, Reply};
 use crate::servers::Server;
-use crate::site::{Home, Written, now_s, write_to};
+use crate::site::{HURRIED, Home, Written, now_s, write_to};
 
 /// Series of every sort: dense, long, sparse, short, many, and with a gap.
 fn points(now_s: i64) -> Vec<Written> {
@@ -135,7 +137,8 @@ async fn errors_of_the_store_outside_are_told_by_their_sort() {
     ] {
         let (receiver, sink) = (Receiver::start(vec![reply]), Receiver::start(vec![]));
         let home = Home::new();
-        let config = remote::Config { read_url: Some(receiver.url()), ..write_to(&sink.url()) };
+        let pace = Pace { timeout: Duration::from_secs(1), ..HURRIED };
+        let config = remote::Config { read_url: Some(receiver.url()), pace, ..write_to(&sink.url()) };
         let here = home.open(config).await;
         let now_s = now_s();
         here.write(&[Written::of_host("mem.capacity.usage.HOST", "h", vec![(now_s, 1.0)])]).await;

@@ -32,7 +32,7 @@ pub const HURRIED: Pace = Pace {
     gather: Duration::from_millis(20),
     backoff_min: Duration::from_millis(50),
     backoff_max: Duration::from_millis(200),
-    timeout: Duration::from_secs(2),
+    timeout: Duration::from_secs(20),
 };
 
 /// A store outside for writing only.
