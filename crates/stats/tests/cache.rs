@@ -43,6 +43,7 @@ impl House {
             store: lockstep_series::Config::default(),
             absent_after: Duration::from_secs(90),
             sync_page: page,
+            remote: None,
         };
         let stats = Stats::open(site.clone(), config).unwrap();
         let mut table = Table::default();
