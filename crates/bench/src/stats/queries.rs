@@ -83,7 +83,8 @@ pub fn run(args: &QueryArgs) -> anyhow::Result<Report> {
     ensure!(args.requests > 0, "nothing to measure");
     let (site, victoria) = (Site::start(&args.programs, "--no-sample-host")?, Victoria::start(&args.programs)?);
     let now_s = i64::try_from(SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs())?;
-    let sealed_s = (now_s - CLOSE_AFTER_S) / PARTITION_S * PARTITION_S - HOUR_S;
+    // The first half of the last partition that is sealed: it ends before the last hour begins.
+    let sealed_s = (now_s - CLOSE_AFTER_S) / PARTITION_S * PARTITION_S - PARTITION_S;
     let recent_s = now_s / STEP_S * STEP_S - HOUR_S;
     for from_s in [sealed_s, recent_s] {
         fill(&site, &victoria, from_s)?;
