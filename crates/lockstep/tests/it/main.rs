@@ -12,3 +12,4 @@ mod query;
 mod sdk;
 mod server;
 mod stats;
+mod tagging;
