@@ -120,6 +120,8 @@ pub struct Provider {
 impl Provider {
     /// Starts on the tokio runtime that this is called on, with two threads besides.
     ///
+    /// It looks through the spool first: a second for half a gigabyte that waits. Call it from a blocking thread where that matters.
+    ///
     /// # Errors
     /// [`StartError`].
     pub fn start<U: Upstream>(config: Config, upstream: U) -> Result<Self, StartError> {

@@ -203,9 +203,11 @@ async fn wait_for(what: &str, mut is_so: impl FnMut() -> bool) {
     }
 }
 
-/// Times without a gap.
-fn assert_unbroken(times: &[(i64, u64)]) {
-    assert!(times.windows(2).all(|pair| pair[1].0 == pair[0].0 + 1), "{times:?}");
+/// Times without a gap but for the ticks that the provider says it was too late for, as it can be on a machine that is busy.
+fn assert_unbroken(times: &[(i64, u64)], provider: &Provider) {
+    let missing: i64 = times.windows(2).map(|pair| pair[1].0 - pair[0].0 - 1).sum();
+    let late = provider.status().dropped_ticks.late_ticks;
+    assert!(missing.unsigned_abs() <= late, "{missing} missing, {late} late: {times:?}");
 }
 
 const CPU: &str = "cpu.utilization.usage.HOST";
@@ -239,7 +241,7 @@ async fn what_is_asked_for_is_sampled_and_delivered_and_a_server_that_was_away_m
     wait_for("all is delivered again", || provider.status().waiting_points == 0).await;
 
     let times = server.times(CPU);
-    assert_unbroken(&times);
+    assert_unbroken(&times, &provider);
     assert!(times.iter().any(|(_, count)| *count > 1), "sent again: {times:?}");
     wait_for("no error is left", || provider.status().last_error.is_none()).await;
     assert!(server.registrations.load(Ordering::Relaxed) >= 2, "again within a third of six seconds");
@@ -248,7 +250,7 @@ async fn what_is_asked_for_is_sampled_and_delivered_and_a_server_that_was_away_m
     server.set_spec("2", None);
     server.set_spec("3", Some(spec(LOAD, 1)));
     wait_for("the other counter comes", || server.times(LOAD).len() >= 2).await;
-    assert_unbroken(&server.times(LOAD));
+    assert_unbroken(&server.times(LOAD), &provider);
     let sampled = server.times(CPU).len();
     provider.stop().await;
     assert_eq!(server.times(CPU).len(), sampled, "what is not asked for any more is not sampled");
@@ -272,10 +274,11 @@ async fn a_restarted_provider_delivers_what_waited_and_samples_before_its_server
     assert_eq!(provider.status().delivered_points, 0);
     server.set_mode(Mode::Good);
     wait_for("all is delivered", || provider.status().waiting_points == 0).await;
+    let late = usize::try_from(provider.status().dropped_ticks.late_ticks).unwrap();
     provider.stop().await;
     let times = server.times(LOAD);
     let gaps: Vec<i64> = times.windows(2).map(|pair| pair[1].0 - pair[0].0).filter(|step| *step != 1).collect();
-    assert!(gaps.len() <= 1, "only while it was stopped: {times:?}");
+    assert!(gaps.len() <= 1 + late, "only while it was stopped: {times:?}");
 
     // A site whose clock was set back answers with an epoch before the one in the file.
     server.states.lock().unwrap().truncate(1);
@@ -305,19 +308,19 @@ async fn points_that_the_server_refuses_are_set_aside() {
 async fn a_server_in_the_same_process_needs_no_files_for_points() {
     let server = Server::new(Spooling::Memory);
     let directory = tempfile::tempdir().unwrap();
-    server.set_spec("1", Some(AcqSpec { resources: spec(CPU, 1).resources, ..spec(CPU, 1) }));
+    server.set_spec("1", Some(spec(CPU, 1)));
     server.set_spec("2", Some(spec(LOAD, 1)));
     let provider = start(&server, directory.path());
     wait_for("points come", || server.times(CPU).len() >= 2).await;
     server.set_mode(Mode::Slow(Duration::from_millis(300)));
     tokio::time::sleep(Duration::from_millis(1100)).await;
     let sampled = provider.status().sampled_points;
+    for cid in [CPU, LOAD] {
+        assert!(counter(cid).is_some());
+        assert_unbroken(&server.times(cid), &provider);
+    }
     provider.stop().await;
     let delivered = server.points.lock().unwrap().len() as u64;
     assert!(delivered >= sampled, "stopping delivers what waits: {delivered} of {sampled}");
     assert!(!directory.path().join("spool").exists());
-    for cid in [CPU, LOAD] {
-        assert!(counter(cid).is_some());
-        assert_unbroken(&server.times(cid));
-    }
 }

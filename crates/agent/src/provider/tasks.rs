@@ -161,6 +161,7 @@ async fn save(cache: &SpecCache, file: &std::path::Path) {
 /// Delivers what is in the spool. Told to stop, it goes on until nothing waits or a request fails.
 pub(super) async fn deliver<U: Upstream>(mut around: Around<U>, stored: Arc<Notify>) {
     let (mut backoff, mut throttle) = (Backoff::default(), Throttle::default());
+    let mut refusals = Throttle::default();
     loop {
         let is_ending = *around.stopped.borrow();
         let waiting = match with_spool(&around.shared, |spool| spool.oldest(BATCH_POINTS_MAX)).await {
@@ -186,7 +187,9 @@ pub(super) async fn deliver<U: Upstream>(mut around: Around<U>, stored: Arc<Noti
         around.shared.oldest_s.store(oldest_s.unwrap_or(0), Ordering::Relaxed);
         let provider = around.shared.provider();
         let outcome = around.upstream.write(provider.as_deref(), &waiting.batch).await;
-        around.note(Deed::Deliver, &outcome, &mut throttle);
+        if !matches!(outcome, Err(UpstreamError::Refused { .. })) {
+            around.note(Deed::Deliver, &outcome, &mut throttle);
+        }
         match outcome {
             Ok(written) => {
                 backoff.reset();
@@ -195,8 +198,11 @@ pub(super) async fn deliver<U: Upstream>(mut around: Around<U>, stored: Arc<Noti
                 around.shared.delivered_points.fetch_add(waiting.points, Ordering::Relaxed);
                 with_spool(&around.shared, move |spool| spool.acknowledge(waiting.end)).await;
             }
-            Err(UpstreamError::Refused { reason }) => {
-                warn!(points = waiting.points, reason, "the server refuses points: they are set aside");
+            Err(error @ UpstreamError::Refused { .. }) => {
+                around.shared.note(Deed::Deliver, Some(error.to_string()));
+                if refusals.is_due() {
+                    warn!(points = waiting.points, %error, "points that the server does not take are set aside");
+                }
                 with_spool(&around.shared, move |spool: &mut Spool| spool.set_aside(&waiting)).await;
             }
             Err(UpstreamError::Away { .. } | UpstreamError::Denied { .. }) => {

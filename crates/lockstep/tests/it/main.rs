@@ -9,6 +9,7 @@ mod crash;
 mod feed;
 mod inventory;
 mod query;
+mod remote;
 mod sdk;
 mod server;
 mod stats;

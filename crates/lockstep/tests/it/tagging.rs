@@ -117,7 +117,7 @@ fn both_generations_of_rest_serve_tagging() {
     assert_eq!(server.call("PATCH", &format!("/api/cis/tagging/tag/{me}"), &json!({})), (204, json!("")));
     assert_eq!(server.call("DELETE", &format!("/api/cis/tagging/category/{owner}"), &Value::Null).0, 204);
     assert_eq!(server.get(&format!("/api/cis/tagging/tag/{me}")).0, 404);
-    assert_eq!(by_tag(&server, "VirtualMachine where tags.name = 'me' select name"), [json!(""); 0]);
+    assert!(by_tag(&server, "VirtualMachine where tags.name = 'me' select name").is_empty());
 }
 
 #[test]
