@@ -5,13 +5,17 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 mkdir -p .tools
 
-# The unmodified Python SDK of VMware, from PyPI.
+# The unmodified Python SDK of VMware and its client for SOAP, from PyPI.
 if [ ! -e .tools/sdk/ready ]; then
   if command -v python3 >/dev/null && python3 -m venv .tools/sdk && .tools/sdk/bin/pip install -q vmware-vcenter==8.0.3.0; then
     touch .tools/sdk/ready
   else
     echo "test-tools: no Python SDK: the tests that use it will be skipped" >&2
   fi
+fi
+if [ -e .tools/sdk/ready ] && ! .tools/sdk/bin/python -c 'import pyVmomi' 2>/dev/null; then
+  .tools/sdk/bin/pip install -q pyvmomi==8.0.3.0.1 ||
+    echo "test-tools: no pyVmomi: the test that uses it will be skipped" >&2
 fi
 
 # QEMU, for the virtual machines that the host collector is tested with. It must come from the same release as a qemu-utils that

@@ -13,3 +13,4 @@ mod remote;
 mod sdk;
 mod server;
 mod stats;
+mod tagging;

@@ -6,10 +6,19 @@ mod stats;
 
 use std::sync::LazyLock;
 
-use crate::{Kind, Property, ResourceModel};
+use crate::{Kind, Property, ResourceModel, TypeDef};
 
 pub use own::{ACCOUNT, RESOURCE_MODEL};
 pub use stats::{ACQ_SPEC, RESOURCE_ADDRESS, STATS_PROVIDER};
+
+/// The type of tags.
+pub const TAG: &str = "Tag";
+
+/// The type of categories of tags.
+pub const TAG_CATEGORY: &str = "TagCategory";
+
+/// The property in which whatever can be tagged lists its tags.
+pub const TAGS: &str = "tags";
 
 static MODELS: LazyLock<Vec<ResourceModel>> =
     LazyLock::new(|| inventory::models().into_iter().chain(own::models()).chain(stats::models()).collect());
@@ -39,6 +48,18 @@ pub fn writing_service(resource_type: &str) -> Option<&'static str> {
         RESOURCE_ADDRESS => Some("lockstep.stats.points"),
         _ => None,
     }
+}
+
+/// Whether resources of the type can be tagged: they have a list [`TAGS`] that may point to tags. Types registered at run time may
+/// have one, too.
+pub fn is_taggable(type_def: &TypeDef) -> bool {
+    type_def.property([TAGS]).is_some_and(|property| {
+        let points_to_tags = match &property.kind {
+            Kind::Id { targets, .. } => targets.is_empty() || targets.iter().any(|target| target.as_str() == TAG),
+            _ => false,
+        };
+        property.list && points_to_tags
+    })
 }
 
 /// A model whose name is its type's.
@@ -72,6 +93,10 @@ fn id(name: &str, target: &str) -> Property {
 
 fn parent(name: &str, target: &str) -> Property {
     Property::new(name, Kind::Id { targets: vec![target.into()], parent: true })
+}
+
+fn tags() -> Property {
+    id(TAGS, TAG).list()
 }
 
 fn structure(name: &str, fields: Vec<Property>) -> Property {
