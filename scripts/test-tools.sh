@@ -5,13 +5,17 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 mkdir -p .tools
 
-# The unmodified Python SDK of VMware, from PyPI.
+# The unmodified Python SDK of VMware and its client for SOAP, from PyPI.
 if [ ! -e .tools/sdk/ready ]; then
   if command -v python3 >/dev/null && python3 -m venv .tools/sdk && .tools/sdk/bin/pip install -q vmware-vcenter==8.0.3.0; then
     touch .tools/sdk/ready
   else
     echo "test-tools: no Python SDK: the tests that use it will be skipped" >&2
   fi
+fi
+if [ -e .tools/sdk/ready ] && ! .tools/sdk/bin/python -c 'import pyVmomi' 2>/dev/null; then
+  .tools/sdk/bin/pip install -q pyvmomi==8.0.3.0.1 ||
+    echo "test-tools: no pyVmomi: the test that uses it will be skipped" >&2
 fi
 
 # QEMU, for the virtual machines that the host collector is tested with. It must come from the same release as a qemu-utils that
@@ -39,5 +43,36 @@ if ! command -v qemu-system-x86_64 >/dev/null; then
     fi
     $apt install -y -qq --no-install-recommends ${release:+-t "$release"} qemu-system-x86 >/dev/null ||
       echo "test-tools: QEMU cannot be installed: its tests will be skipped" >&2
+  fi
+fi
+
+# VictoriaMetrics and Prometheus, which the points of stats are sent to and read from. Where services run, the packages would start
+# one each, on the ports that a server of the host's own may need: a policy keeps them from it, and both stay disabled.
+missing=""
+command -v victoria-metrics >/dev/null || missing="$missing victoria-metrics"
+command -v prometheus >/dev/null || missing="$missing prometheus"
+if [ -n "$missing" ]; then
+  if [ "$(id -u)" != 0 ] || ! command -v apt-get >/dev/null; then
+    echo "test-tools: no$missing, and no right to install it: its tests will be skipped" >&2
+  else
+    (
+      export DEBIAN_FRONTEND=noninteractive
+      policy=/usr/sbin/policy-rc.d
+      if [ ! -e "$policy" ]; then
+        trap 'rm -f "$policy"' EXIT
+        printf '#!/bin/sh\nexit 101\n' >"$policy"
+        chmod 755 "$policy"
+      fi
+      apt-get -o DPkg::Lock::Timeout=300 update -qq || true
+      for package in $missing; do
+        if apt-get -o DPkg::Lock::Timeout=300 install -y -qq --no-install-recommends "$package" >/dev/null; then
+          if command -v systemctl >/dev/null; then
+            systemctl disable -q --now "$package.service" 2>/dev/null || true
+          fi
+        else
+          echo "test-tools: $package cannot be installed: its tests will be skipped" >&2
+        fi
+      done
+    )
   fi
 fi

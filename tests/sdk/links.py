@@ -33,7 +33,7 @@ def refused(kind, call, *args):
 def healthy(links, link):
     for _ in range(100):
         info = links.get(link)
-        if info.connection_health_status == Links.Info.ConnectionHealthStatus.HEALTHY:
+        if info.connection_health_status == "HEALTHY":
             assert info.health_status_message is None
             return info
         time.sleep(0.1)
@@ -44,7 +44,9 @@ def main():
     server, ca_file, peer, peer_ca_file, user, password, peer_name, thumbprint = sys.argv[1:9]
     client = connect(server, user, password, ca_file)
     links = client.vcenter.hvc.Links
-    there = connect(peer, user, password, peer_ca_file).vcenter.hvc.Links
+    # A client logs out when nobody holds it.
+    peer_client = connect(peer, user, password, peer_ca_file)
+    there = peer_client.vcenter.hvc.Links
     host, port = peer.split(":")
 
     def spec(**more):

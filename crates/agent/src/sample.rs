@@ -28,6 +28,7 @@
 mod control_group;
 mod host_measures;
 mod host_reading;
+mod kernel_files;
 mod measure;
 mod needs;
 mod part;

@@ -26,23 +26,24 @@
 //!
 //! One thread at a time uses it. [`Spool::flush`] gives the file out, so that others need not wait for the disk.
 
+mod frame;
+
 use std::collections::VecDeque;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read as _, Seek as _, SeekFrom, Write as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use lockstep_contract::points::{Batch, Series};
+use lockstep_contract::points::Batch;
 use prost::Message as _;
 use tracing::warn;
 
+use frame::{Merged, check, decode, encode, next_mark, split};
+
+pub(crate) use frame::count;
+
 /// A segment takes no further frame when it is as large; small enough that dropping the oldest loses little.
 const SEGMENT_BYTES_MAX: u64 = 4 << 20;
-/// What begins a frame.
-const MAGIC: [u8; 4] = *b"LSPF";
-const HEAD_BYTES: usize = 16;
-/// A payload that claims to be larger is damage.
-const PAYLOAD_BYTES_MAX: usize = 64 << 20;
 /// Points of one frame; more are split into several.
 pub const FRAME_POINTS_MAX: usize = 10_000;
 /// Files of what the server did not take.
@@ -403,7 +404,7 @@ impl Segment {
                     end = at;
                 }
                 // The next frame begins with the next mark, unless that is a payload's, which its check tells.
-                None => at = memchr_magic(&content, at + 1).unwrap_or(content.len()),
+                None => at = next_mark(&content, at + 1).unwrap_or(content.len()),
             }
         }
         if damaged > 0 {
@@ -416,114 +417,6 @@ impl Segment {
         }
         segment.bytes = end as u64;
         Ok(segment)
-    }
-}
-
-/// Where the next mark of a frame is.
-fn memchr_magic(content: &[u8], from: usize) -> Option<usize> {
-    let rest = content.get(from..)?;
-    rest.windows(MAGIC.len()).position(|window| window == MAGIC).map(|at| from + at)
-}
-
-/// The length of the whole frame at the beginning, and its points.
-fn check(content: &[u8]) -> Option<(usize, u32)> {
-    let word = |at: usize| Some(u32::from_le_bytes(content.get(at..at + 4)?.try_into().ok()?));
-    if content.get(..4)? != MAGIC {
-        return None;
-    }
-    let (length, points, expected) = (word(4)? as usize, word(8)?, word(12)?);
-    let payload = content.get(HEAD_BYTES..)?.get(..length).filter(|payload| payload.len() <= PAYLOAD_BYTES_MAX)?;
-    (checksum(&content[4..12], payload) == expected).then_some((HEAD_BYTES + length, points))
-}
-
-fn checksum(numbers: &[u8], payload: &[u8]) -> u32 {
-    crc32c::crc32c_append(crc32c::crc32c(numbers), payload)
-}
-
-fn encode(batch: &Batch, points: u32) -> Result<Vec<u8>, SpoolError> {
-    let plain = batch.encode_to_vec();
-    let too_large = || SpoolError::TooLarge { bytes: plain.len() };
-    let payload = lz4_flex::compress_prepend_size(&plain);
-    let length = u32::try_from(payload.len()).map_err(|_| too_large())?;
-    if plain.len() > PAYLOAD_BYTES_MAX {
-        return Err(too_large());
-    }
-    let mut frame = Vec::with_capacity(HEAD_BYTES + payload.len());
-    frame.extend_from_slice(&MAGIC);
-    frame.extend_from_slice(&length.to_le_bytes());
-    frame.extend_from_slice(&points.to_le_bytes());
-    let sum = checksum(&frame[4..12], &payload);
-    frame.extend_from_slice(&sum.to_le_bytes());
-    frame.extend_from_slice(&payload);
-    Ok(frame)
-}
-
-fn decode(frame: &[u8]) -> Option<Batch> {
-    let (length, _) = check(frame)?;
-    let payload = frame.get(HEAD_BYTES..length)?;
-    // The size before the content decides how much memory is taken.
-    let size = u32::from_le_bytes(payload.get(..4)?.try_into().ok()?) as usize;
-    if size > PAYLOAD_BYTES_MAX {
-        return None;
-    }
-    Batch::decode(lz4_flex::decompress_size_prepended(payload).ok()?.as_slice()).ok()
-}
-
-/// How many points there are.
-pub(crate) fn count(batch: &Batch) -> usize {
-    batch.series.iter().map(|series| series.values.len()).sum()
-}
-
-/// Batches of [`FRAME_POINTS_MAX`] points at most, unless a series alone has more.
-fn split(batch: Batch) -> Vec<Batch> {
-    if count(&batch) <= FRAME_POINTS_MAX {
-        return if batch.series.is_empty() { Vec::new() } else { vec![batch] };
-    }
-    let mut parts = Vec::new();
-    let mut part = Batch::default();
-    let mut points = 0;
-    for series in batch.series {
-        if points > 0 && points + series.values.len() > FRAME_POINTS_MAX {
-            parts.push(std::mem::take(&mut part));
-            points = 0;
-        }
-        points += series.values.len();
-        part.series.push(series);
-    }
-    parts.push(part);
-    parts
-}
-
-/// Batches put together, the points of a series in one place: so its counter and address travel once.
-#[derive(Default)]
-struct Merged {
-    batch: Batch,
-    places: std::collections::HashMap<(String, Vec<lockstep_contract::points::Identifier>), (usize, i64)>,
-}
-
-impl Merged {
-    fn add(&mut self, batch: Batch) {
-        for series in batch.series {
-            let Some(last_s) = series.times_s().last() else { continue };
-            let Series { cid, address, times, values } = series;
-            match self.places.entry((cid, address)) {
-                std::collections::hash_map::Entry::Vacant(entry) => {
-                    let (cid, address) = entry.key().clone();
-                    entry.insert((self.batch.series.len(), last_s));
-                    self.batch.series.push(Series { cid, address, times, values });
-                }
-                std::collections::hash_map::Entry::Occupied(mut entry) => {
-                    let (place, before_s) = entry.get_mut();
-                    let Some(series) = self.batch.series.get_mut(*place) else { continue };
-                    // The first time is whole, and becomes the difference to the last one that is there.
-                    let mut times = times.into_iter();
-                    series.times.extend(times.next().map(|first| first.wrapping_sub(*before_s)));
-                    series.times.extend(times);
-                    series.values.extend(values);
-                    *before_s = last_s;
-                }
-            }
-        }
     }
 }
 
@@ -573,8 +466,9 @@ fn keep_newest(directory: &Path) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use lockstep_contract::points::Identifier;
+    use lockstep_contract::points::{Identifier, Series};
 
+    use super::frame::HEAD_BYTES;
     use super::*;
 
     /// A point of one of a few series, told apart by its value.

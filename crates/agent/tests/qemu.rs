@@ -235,8 +235,11 @@ fn a_busy_vm_is_sampled() {
     image[..READER.len()].copy_from_slice(&READER);
     image[510..512].copy_from_slice(&[0x55, 0xaa]);
     fs::write(directory.path().join("boot.img"), image).unwrap();
-    let arguments = "-name guest=busy,debug-threads=on -smp 1 -m 64 -drive file=boot.img,format=raw,if=ide";
-    let Some(mut qemu) = Qemu::start(directory, arguments) else { return };
+    // Of this run alone: the id would change when a VM of the same name that another run has started ends.
+    let uuid = format!("0a1b2c3d-4e5f-4a6b-8c7e-{:012x}", std::process::id());
+    let arguments =
+        format!("-name guest=busy,debug-threads=on -uuid {uuid} -smp 1 -m 64 -drive file=boot.img,format=raw,if=ide");
+    let Some(mut qemu) = Qemu::start(directory, &arguments) else { return };
     let machine = qemu.wait(&HostReader::new());
     let mut worker = Worker::new(Sampler::new());
     let mut time_s = 1_000_000;

@@ -34,7 +34,7 @@ pub(crate) struct Credentials {
 impl Credentials {
     /// What the headers of a request show. `takes_cookie` says whether the cookie counts.
     pub fn from_headers(method: &Method, uri: &Uri, headers: &HeaderMap, takes_cookie: bool) -> Self {
-        let cookie = takes_cookie.then(|| session_cookie(headers)).flatten();
+        let cookie = takes_cookie.then(|| cookie(headers, SESSION.as_str())).flatten();
         let header = headers.get(SESSION).and_then(|value| value.to_str().ok()).map(str::to_owned);
         let mut credentials = Self { tokens: Vec::new(), basic: basic(headers), is_foreign: false };
         let has_ambient = cookie.is_some() || credentials.basic.is_some();
@@ -73,12 +73,12 @@ impl Credentials {
     }
 }
 
-/// The token in the session cookie. HTTP/2 may split cookies into several headers.
-fn session_cookie(headers: &HeaderMap) -> Option<String> {
+/// The value of a cookie, if it has one. HTTP/2 may split cookies into several headers.
+pub(crate) fn cookie(headers: &HeaderMap, wanted: &str) -> Option<String> {
     let cookies = headers.get_all(COOKIE).iter().filter_map(|value| value.to_str().ok()).flat_map(|v| v.split(';'));
     let mut tokens = cookies.filter_map(|cookie| {
         let (name, value) = cookie.trim().split_once('=')?;
-        (name == SESSION.as_str()).then(|| value.trim_matches('"'))
+        (name == wanted).then(|| value.trim_matches('"'))
     });
     tokens.find(|token| !token.is_empty()).map(str::to_owned)
 }
@@ -103,7 +103,7 @@ fn basic(headers: &HeaderMap) -> Option<Basic> {
 }
 
 /// Whether a browser says that a page of another origin made it send the request. Other clients say nothing.
-fn is_cross_site(uri: &Uri, headers: &HeaderMap) -> bool {
+pub(crate) fn is_cross_site(uri: &Uri, headers: &HeaderMap) -> bool {
     if let Some(site) = headers.get("sec-fetch-site") {
         // `same-site` is another host or port of one domain, which is not this server.
         return !matches!(site.as_bytes(), b"same-origin" | b"none");

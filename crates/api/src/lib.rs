@@ -1,10 +1,11 @@
 //! The API: every operation of the table over every transport, and the limits that keep one client from stopping the others.
 //!
-//! # One declaration, three transports
+//! # One declaration, three transports, and what is none
 //! - JSON-RPC on `POST /api`: `rpc`;
 //! - REST under `/api` and, in the envelopes of the legacy generation, under `/rest` and `/rest/com/vmware`: `router`, `rest`,
 //!   `params`; the last of them in XML as well: `negotiate`;
-//! - streams that have no end, and so are no operations: import, export and server-sent events: `streams`.
+//! - streams that have no end, and so are no operations: import, export and server-sent events: `streams`;
+//! - a sliver of SOAP on `POST /sdk`, by which clients of vCenter log in and find an object by its name: `soap`.
 //!
 //! Nothing here knows a service. What is special about an operation (its paths, that it waits, that it begins a login) is data in
 //! its declaration, which all transports follow alike; how they wrap results and errors is `envelope`.
@@ -38,6 +39,7 @@ mod router;
 mod rpc;
 mod running;
 mod server;
+mod soap;
 mod socket;
 mod streams;
 pub mod tls;

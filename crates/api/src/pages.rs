@@ -1,4 +1,4 @@
-//! What stands beside the API: a page for people, health, metrics and the OpenAPI document.
+//! What stands beside the API: a page for people, health, metrics, the OpenAPI document and the versions of the VIM API.
 
 use bytes::Bytes;
 use http::header::{CONTENT_SECURITY_POLICY, CONTENT_TYPE, REFERRER_POLICY, X_FRAME_OPTIONS};
@@ -15,7 +15,7 @@ use crate::refusal::Refusal;
 use crate::request::Peer;
 use crate::router::Page;
 use crate::server::Server;
-use crate::streams;
+use crate::{soap, streams};
 
 const HOME: &str = include_str!("home.html");
 
@@ -56,6 +56,7 @@ pub(crate) async fn answer(
             }
             Ok(text(metrics::CONTENT_TYPE, server.metrics.render(server)))
         }
+        Page::VimVersions => Ok(soap::versions()),
         Page::OpenApi => Ok(with_body(StatusCode::OK, Format::Json, Body::one(server.openapi.clone()))),
     }
 }

@@ -22,7 +22,7 @@ use crate::refusal::Refusal;
 use crate::router::{Found, RPC_PATH, Space, Target};
 use crate::running::{HungUp, What, run};
 use crate::server::Server;
-use crate::{operation_id, pages, rest, rpc, streams};
+use crate::{operation_id, pages, rest, rpc, soap, streams};
 
 /// The other side of a connection.
 pub(crate) struct Peer {
@@ -114,6 +114,10 @@ async fn route(
     match found.target {
         Target::Rpc => plan_rpc(server, peer, parts, body, id).await,
         Target::Operation(index, space) => plan_rest(server, peer, parts, body, (index, space), found).await,
+        Target::Soap => {
+            let soap::Answered { name, error, response } = soap::answer(server, peer, parts, body).await;
+            Ok(Plan::Done(What::Other(name), error, response))
+        }
         Target::Page(page) => {
             let answered = pages::answer(server, peer, page, parts).await;
             finished(What::Other(page.name()), path, answered)

@@ -45,6 +45,7 @@ pub(crate) enum Page {
     Readiness,
     Metrics,
     OpenApi,
+    VimVersions,
 }
 
 impl Page {
@@ -56,6 +57,7 @@ impl Page {
             Self::Readiness => "readyz",
             Self::Metrics => "metrics",
             Self::OpenApi => "openapi",
+            Self::VimVersions => "vim_versions",
         }
     }
 }
@@ -65,6 +67,8 @@ impl Page {
 pub(crate) enum Target {
     /// JSON-RPC: the body says which operation.
     Rpc,
+    /// SOAP: the body says which method.
+    Soap,
     /// The operation with this index in the table.
     Operation(usize, Space),
     Stream(Stream),
@@ -102,12 +106,14 @@ impl Router {
     pub fn new(table: &Table) -> Self {
         let mut shapes = Shapes::new();
         add(&mut shapes, RPC_PATH, Method::POST, None, Target::Rpc);
+        add(&mut shapes, "/sdk", Method::POST, None, Target::Soap);
         for (path, page) in [
             ("/", Page::Home),
             ("/healthz", Page::Health),
             ("/readyz", Page::Readiness),
             ("/metrics", Page::Metrics),
             ("/openapi.json", Page::OpenApi),
+            ("/sdk/vimServiceVersions.xml", Page::VimVersions),
         ] {
             add(&mut shapes, path, Method::GET, None, Target::Page(page));
         }

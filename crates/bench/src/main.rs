@@ -18,6 +18,7 @@ mod process;
 mod queries;
 mod report;
 mod serve;
+mod stats;
 mod verify;
 mod workload;
 
@@ -52,6 +53,7 @@ enum Command {
     Feed(feed::FeedArgs),
     Import(import::ImportArgs),
     Floor(floor::FloorArgs),
+    Stats(stats::StatsCommand),
     /// The bare epoll loop that `feed --baseline` starts.
     #[command(hide = true)]
     Baseline(feed::baseline::BaselineArgs),
@@ -81,6 +83,7 @@ fn run(cli: &Cli) -> anyhow::Result<Report> {
         Command::Feed(args) => feed::run(args)?,
         Command::Import(args) => import::run(args)?,
         Command::Floor(args) => floor::run(args)?,
+        Command::Stats(args) => stats::run(args)?,
         Command::Baseline(args) => feed::baseline::run(args).map(|()| Report::default())?,
     };
     if let Some(path) = &cli.json {

@@ -23,6 +23,11 @@ pub struct Serve {
 impl Serve {
     /// Runs a shell command that serves, and waits until `GET /readyz` is 200. Returns the time that took.
     pub fn start(command: &str, server: &Server) -> anyhow::Result<(Self, Duration)> {
+        Self::start_until(command, server, "/readyz")
+    }
+
+    /// As [`Serve::start`], for whatever server says at `ready_path` that it is ready.
+    pub fn start_until(command: &str, server: &Server, ready_path: &str) -> anyhow::Result<(Self, Duration)> {
         ensure!(TcpStream::connect(&server.address).is_err(), "something listens on {} already", server.address);
         let begin = Instant::now();
         // A process group of its own, so that a signal reaches the server and not only the shell.
@@ -32,7 +37,7 @@ impl Serve {
             if let Some(status) = serve.child.try_wait()? {
                 bail!("`{command}` ended before it was ready: {status}");
             }
-            if is_ready(server) {
+            if is_ready(server, ready_path) {
                 return Ok((serve, begin.elapsed()));
             }
             ensure!(begin.elapsed() < READY_TIME_MAX, "`{command}` was not ready after {READY_TIME_MAX:?}");
@@ -77,8 +82,8 @@ impl Drop for Serve {
     }
 }
 
-fn is_ready(server: &Server) -> bool {
-    let ask = || -> anyhow::Result<bool> { Ok(server.connect()?.request("GET", "/readyz", b"")?.status == 200) };
+fn is_ready(server: &Server, path: &str) -> bool {
+    let ask = || -> anyhow::Result<bool> { Ok(server.connect()?.request("GET", path, b"")?.status == 200) };
     ask().unwrap_or(false)
 }
 

@@ -10,10 +10,10 @@ use lockstep_model::Position;
 use parking_lot::Mutex;
 use rustix::fs::FlockOperation;
 
-use crate::storage::{Directory, Storage};
 use crate::{Batch, Commit, CommitError, Done, Engine, Follower, JournalError, Origin, ReadError, Replayed, Retention};
 use batch::Checked;
 use housekeeping::Housekeeping;
+use lockstep_storage::{Directory, Storage};
 use log::Log;
 use origin::{Record, Sealed};
 use queue::{Closing, Queue, Submitted};

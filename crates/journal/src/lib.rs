@@ -73,7 +73,6 @@ mod commit;
 mod embedded;
 mod engine;
 mod frame;
-mod storage;
 #[cfg(any(test, feature = "suite"))]
 pub mod suite;
 

@@ -32,7 +32,7 @@ use lockstep_site::table::Context;
 
 use crate::invitations::Invitation;
 use crate::link::Link;
-use crate::live::{ANSWER_BYTES_MAX, Live};
+use crate::live::{Live, WORDS_BYTES_MAX};
 use crate::provider::{AUTHOR, LinkId, initial};
 use crate::removal::delete_account;
 use crate::{Links, account, administrators, times};
@@ -214,7 +214,7 @@ async fn connect(wanted: &Wanted) -> Result<Client, Error> {
     let mut refused = None;
     for trust in &wanted.trust {
         let config = Config { url: wanted.url.clone(), login: wanted.login.clone(), trust: trust.clone() };
-        let client = Client::new(config).map_err(|error| refuse(&error, wanted))?.answers_up_to(ANSWER_BYTES_MAX);
+        let client = Client::new(config).map_err(|error| refuse(&error, wanted))?.answers_up_to(WORDS_BYTES_MAX);
         let login = async {
             match &wanted.login {
                 Login::Password { .. } => client.login().await.map(|_| ()),

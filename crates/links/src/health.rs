@@ -12,6 +12,7 @@ use lockstep_site::{Site, WriteError};
 
 use crate::Links;
 use crate::link::message_value;
+use crate::live::WORDS_BYTES_MAX;
 use crate::live::{Live, Probe};
 use crate::provider::{AUTHOR, LinkId, peer_message};
 
@@ -67,7 +68,7 @@ async fn round(links: &Links, live: &Live) {
 
 async fn ask(live: &Live) -> Probe {
     let client = match &live.client {
-        Ok(client) => client,
+        Ok(client) => client.clone().answers_up_to(WORDS_BYTES_MAX),
         Err(why) => {
             return Probe { health: Health::Unhealthy(why.clone()), ..Probe::default() };
         }

@@ -16,8 +16,11 @@ use crate::provider::LinkId;
 use crate::sessions::Sync;
 use crate::{health, runner};
 
-/// Longest answer that is taken from another site, in bytes.
+/// Longest answer of data that is taken from another site, in bytes: a frame of one large resource, in base64.
 pub(crate) const ANSWER_BYTES_MAX: usize = 64 << 20;
+
+/// Longest answer of words: what a site says of itself, or while a link is made.
+pub(crate) const WORDS_BYTES_MAX: usize = 1 << 20;
 
 /// How the last probe went.
 #[derive(Debug, Clone, Default)]
@@ -102,9 +105,13 @@ fn client(links: &Links, link: &Link) -> Result<Client, Message> {
             format!("the access token of {} cannot be read: {error}; make the link anew", link.domain),
         )
     })?;
-    // Without a certificate there is no TLS, and the client's own trust decides about nothing.
-    let trust = link.certificate.map_or(Trust::Roots(Vec::new()), Trust::Thumbprint);
+    let trust = pinned(link.certificate);
     let config = Config { url: link.url.clone(), login: Login::Token(token), trust };
     let client = Client::new(config).map_err(|error| message("url", error.to_string()))?;
     Ok(client.answers_up_to(ANSWER_BYTES_MAX))
+}
+
+/// Trust in the certificate that a link holds on to, and in none where it has none: then there is no TLS, and trust decides about nothing.
+pub(crate) fn pinned(certificate: Option<Thumbprint>) -> Trust {
+    Trust::Thumbprint(certificate.unwrap_or(Thumbprint([0; 32])))
 }

@@ -10,7 +10,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use lockstep_client::{Client, ClientError, Config, Login, Trust};
+use lockstep_client::{Client, ClientError, Config, Login};
 use lockstep_contract::services::accounts::Role as AccountRole;
 use lockstep_contract::services::links::{
     Credentials, DeleteInput, DeleteWithCredentialsInput, Leave, LinkInput, State,
@@ -23,7 +23,7 @@ use lockstep_site::linked::{self, Incoming};
 use lockstep_site::table::Context;
 use lockstep_site::{Site, commit_error};
 
-use crate::live::{ANSWER_BYTES_MAX, Live};
+use crate::live::{ANSWER_BYTES_MAX, Live, pinned};
 use crate::provider::{AUTHOR, LinkId};
 use crate::{ACCOUNT_PREFIX, Links, account};
 
@@ -124,8 +124,7 @@ async fn as_administrator(live: &Live, credentials: &Credentials) -> Result<Clie
         .as_ref()
         .map_err(|why| Error::new(ErrorKind::Error, why.id.clone(), why.default_message.clone(), why.args.clone()))?;
     let login = Login::Password { username: credentials.user_name.clone(), password: credentials.password.clone() };
-    // The certificate that the link holds on to; without TLS trust decides about nothing.
-    let trust = live.certificate.map_or(Trust::Roots(Vec::new()), Trust::Thumbprint);
+    let trust = pinned(live.certificate);
     let config = Config { url: link_client.url().to_owned(), login, trust };
     let client = Client::new(config).map_err(|error| {
         tracing::error!(%error, "no client");

@@ -206,6 +206,7 @@ impl Server {
         let mut table = Table::default();
         lockstep_site::register(&mut table);
         feed.register(&mut table);
+        lockstep_tagging::register(&mut table);
         let stats = stats::open(&args.stats, &args.data_dir, &site).await?;
         stats.register(&mut table);
         let metrics = stats.clone();

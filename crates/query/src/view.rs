@@ -393,6 +393,21 @@ impl View {
         children
     }
 
+    /// The resources of a type whose `property`, at the top of the document, is or lists the identifier of `target`, whether that exists
+    /// or not: each once, in the order of their ids. The first call for a property builds its index.
+    pub fn referring(&self, resource_type: &str, property: &str, target: &ResourceId) -> Vec<ResourceId> {
+        let found = self.spaces.find_type(resource_type).zip(self.spaces.find(target));
+        let Some((space, target)) = found else { return Vec::new() };
+        let spot = Spot::find(self.fields(space), &[Name::from(property)]);
+        let Some(column) = spot.and_then(Spot::column) else { return Vec::new() };
+        let mut rows = Vec::new();
+        self.referrers(&column, space, target, &mut |row| rows.push(row));
+        let mut ids: Vec<ResourceId> = rows.into_iter().map(|row| self.spaces.id(Row { space, row })).collect();
+        ids.sort_unstable();
+        ids.dedup();
+        ids
+    }
+
     /// Calls back for the rows of `space` whose column of identifiers holds `target`.
     pub(crate) fn referrers(&self, column: &Column<'_>, space: u32, target: Row, each: &mut dyn FnMut(u32)) {
         if let Store::Id(ids) = &column.leaf.store

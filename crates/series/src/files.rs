@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use crate::StoreError;
 use crate::error::Corrupt;
-use crate::storage::{Storage, StoredFile};
+use lockstep_storage::{Storage, StoredFile};
 
 /// The version of all formats of the directory.
 pub(crate) const FORMAT: u32 = 1;

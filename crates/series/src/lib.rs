@@ -73,7 +73,6 @@ mod manifest;
 mod part;
 mod parts;
 mod section;
-mod storage;
 mod store;
 
 pub use batch::{BATCH_POINTS_MAX, Batch, Point, Rollup, SeriesKey};

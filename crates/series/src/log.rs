@@ -14,7 +14,7 @@ use crate::error::Corrupt;
 use crate::files::{FORMAT, NotPublished, damaged, failed, publish};
 use crate::frame::{self, HEADER_BYTES, Kind};
 use crate::input::Input;
-use crate::storage::{Storage, StoredFile};
+use lockstep_storage::{Storage, StoredFile};
 
 /// Bytes of a segment's head frame.
 pub(crate) const HEAD_BYTES: u64 = HEADER_BYTES as u64 + 32;

@@ -12,7 +12,7 @@ use crate::files::{FORMAT, NotPublished, damaged, publish, read_all};
 use crate::frame::{self, Kind};
 use crate::input::{Input, put_varint};
 use crate::part::{PartKind, PartName};
-use crate::storage::Storage;
+use lockstep_storage::Storage;
 
 pub(crate) const NAME: &str = "manifest";
 
@@ -92,8 +92,8 @@ pub(crate) fn open_file(content: &[u8], kind: Kind) -> Result<&[u8], Corrupt> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::storage::faulty::Disk;
     use crate::{StoreError, Tier};
+    use lockstep_storage::faulty::Disk;
 
     #[test]
     fn a_manifest_comes_back_and_no_flipped_bit_goes_unnoticed() {

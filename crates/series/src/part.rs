@@ -19,8 +19,8 @@ use crate::codec::{self, Row};
 use crate::error::Corrupt;
 use crate::files::{FORMAT, failed, io_error};
 use crate::input::Input;
-use crate::storage::{Storage, StoredFile};
 use crate::{SeriesKey, StoreError, Tier};
+use lockstep_storage::{Storage, StoredFile};
 
 pub(crate) mod writer;
 

@@ -14,8 +14,8 @@ use crate::files::io_error;
 use crate::log::Extent;
 use crate::part::PartKind;
 use crate::parts::PartSet;
-use crate::storage::{Directory, Storage};
 use crate::{Config, SeriesKey, StoreError, TimeRange};
+use lockstep_storage::{Directory, Storage};
 
 mod append;
 #[cfg(test)]

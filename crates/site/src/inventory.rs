@@ -2,13 +2,19 @@
 //!
 //! A write reads the resource as it is, works out the leaves that change, and commits them on the condition that the resource is
 //! still as it was read. When it is not, it tries again on what it finds, unless the caller said what to expect.
+//!
+//! # What goes along with a tag
+//! A tag that is deleted, by itself or with its category, is taken off whatever it is attached to in the same commit. The tag itself does
+//! not change when it is attached, so preconditions alone would not tell of an attachment that is made meanwhile: whoever attaches
+//! tags holds [`Site::tagging`] for reading from its look to its commit, and a deletion of tags holds it alone. A reference to a tag that
+//! does not exist can still come by an import or by a plain write; as everywhere, a reference need not have a target.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use lockstep_contract::{Error, ErrorKind};
 use lockstep_journal::{Batch, Change, CommitError, Expect, Operation};
-use lockstep_model::{Document, IdError, LINKED_FROM, LeafPath, Misfit, Position, ResourceId, TypeDef, Value};
+use lockstep_model::{Document, IdError, LINKED_FROM, LeafPath, Misfit, Position, ResourceId, TypeDef, Value, builtin};
 use lockstep_query::View;
 
 use crate::Site;
@@ -16,7 +22,7 @@ use crate::Site;
 /// Tries before a write gives up against others that keep changing the same resource.
 const TRIES_MAX: usize = 16;
 
-/// Most resources that one cascade may delete.
+/// Most resources that one deletion may delete, and take tags off.
 pub const CASCADE_MAX: usize = 100_000;
 
 /// What a write did.
@@ -67,8 +73,8 @@ pub enum WriteError {
         /// How many stand right below it.
         children: usize,
     },
-    /// More than [`CASCADE_MAX`] resources stand below.
-    #[error("more than {CASCADE_MAX} resources stand below {0}: delete them in parts")]
+    /// More than [`CASCADE_MAX`] resources stand below, or have the tags that would go.
+    #[error("more than {CASCADE_MAX} resources stand below {0} or are tagged with it: delete or detach them in parts")]
     CascadeTooLarge(ResourceId),
     /// The resource is a copy of another site's, which only its link changes.
     #[error("{id} is read-only here: it came by the link {link}; change it at its own site")]
@@ -256,6 +262,21 @@ pub(crate) fn change_to(
     }
 }
 
+/// The change that gives an existing resource the properties of `document`, for services that change several resources in one commit;
+/// `None` when there is nothing to change.
+///
+/// # Errors
+/// [`WriteError::NotFound`] for a resource that does not exist, [`WriteError::UnknownType`].
+pub fn update(view: &View, id: &ResourceId, document: Document) -> Result<Option<(Change, Expect)>, WriteError> {
+    demand_own(view, id)?;
+    if view.modified(id).is_none() {
+        return Err(WriteError::NotFound(id.clone()));
+    }
+    let type_def = type_def(view, id.resource_type.as_str())?;
+    let parents = ParentCache::new(|_| None).parents(view, &type_def, &document);
+    Ok(change_to(view, id.clone(), document, parents))
+}
+
 /// What a write comes to.
 struct Plan {
     /// `None` when there is nothing to change.
@@ -349,7 +370,7 @@ impl Site {
         self.write(author, &id, &Want::Patch(&values), expected).await
     }
 
-    /// Deletes a resource, with all below it when `cascade`.
+    /// Deletes a resource, with all below it when `cascade`. Tags that go are taken off what they are attached to.
     ///
     /// # Errors
     /// [`WriteError`].
@@ -360,6 +381,10 @@ impl Site {
         expected: Option<Position>,
         cascade: bool,
     ) -> Result<Written, WriteError> {
+        let _alone = match id.resource_type.as_str() {
+            builtin::TAG | builtin::TAG_CATEGORY => Some(self.tagging.write().await),
+            _ => None,
+        };
         for _ in 0..TRIES_MAX {
             let changes = {
                 let view = self.view();
@@ -427,7 +452,7 @@ impl Site {
     }
 
     /// Waits until the view has everything that the journal has: whoever lost a race looks at what the winner wrote.
-    pub(crate) async fn catch_up(&self) {
+    pub async fn catch_up(&self) {
         // Fails only when the site is going; the next try says so.
         let _ = self.reach(self.journal().head()).await;
     }
@@ -450,7 +475,7 @@ fn deletions(view: &View, id: &ResourceId, cascade: bool) -> Result<Vec<(Change,
     }
     // Level by level from the top; deleted in the reverse order.
     let mut order = vec![id.clone()];
-    let mut seen: std::collections::HashSet<ResourceId> = order.iter().cloned().collect();
+    let mut seen: HashSet<ResourceId> = order.iter().cloned().collect();
     let mut next = 0;
     while let Some(parent) = order.get(next).cloned() {
         next += 1;
@@ -464,10 +489,46 @@ fn deletions(view: &View, id: &ResourceId, cascade: bool) -> Result<Vec<(Change,
         }
     }
     order.iter().try_for_each(|id| demand_own(view, id))?;
+    let mut changes = take_off(view, id, &order, &seen)?;
     let delete = |id: ResourceId| {
         let stored = view.get(&id)?;
         let parents = view.parents(&id).into();
         Some((Change { id, operation: Operation::Delete(stored.document), parents }, Expect::At(stored.modified)))
     };
-    Ok(order.into_iter().rev().filter_map(delete).collect())
+    changes.extend(order.into_iter().rev().filter_map(delete));
+    Ok(changes)
+}
+
+/// The changes that take the tags among `deleted`, which are all of `gone`, off what stays.
+fn take_off(
+    view: &View,
+    id: &ResourceId,
+    deleted: &[ResourceId],
+    gone: &HashSet<ResourceId>,
+) -> Result<Vec<(Change, Expect)>, WriteError> {
+    let tags: Vec<&ResourceId> = deleted.iter().filter(|id| id.resource_type.as_str() == builtin::TAG).collect();
+    if tags.is_empty() {
+        return Ok(Vec::new());
+    }
+    let taggable = view.registry().types().filter(|type_def| builtin::is_taggable(type_def));
+    let mut tagged: Vec<ResourceId> = taggable
+        .flat_map(|type_def| tags.iter().flat_map(|tag| view.referring(type_def.name.as_str(), builtin::TAGS, tag)))
+        .filter(|object| !gone.contains(object))
+        .collect();
+    tagged.sort_unstable();
+    tagged.dedup();
+    if deleted.len() + tagged.len() > CASCADE_MAX {
+        return Err(WriteError::CascadeTooLarge(id.clone()));
+    }
+    let mut changes = Vec::with_capacity(tagged.len() + deleted.len());
+    for object in tagged {
+        let Some(mut document) = view.get(&object).map(|stored| stored.document) else { continue };
+        if let Some(Value::List(before)) = document.get(builtin::TAGS) {
+            let stays = |tag: &&Value| !matches!(tag, Value::Id(tag) if gone.contains(&**tag));
+            let left: Box<[Value]> = before.iter().filter(stays).cloned().collect();
+            document.set(builtin::TAGS, (!left.is_empty()).then_some(Value::List(left)));
+        }
+        changes.extend(update(view, &object, document)?);
+    }
+    Ok(changes)
 }

@@ -35,6 +35,6 @@ mod site;
 pub mod table;
 pub mod token;
 
-pub use inventory::{WriteError, Written, commit_error};
+pub use inventory::{WriteError, Written, commit_error, update};
 pub use operations::{filter_spec, register};
 pub use site::{Config, OpenError, Progress, Site};

@@ -67,6 +67,10 @@ pub struct Site {
     /// Who is logged in.
     pub sessions: Sessions,
     pub(crate) logins: LoginGuard,
+    /// Held from the look at the view to the commit by edits of tagging whose preconditions cannot tell of each other: for reading by
+    /// whoever attaches and detaches tags, alone by whoever changes or deletes tags and categories. Edits of one site come
+    /// through one server; what another process wrote to the journal, it would not hold back.
+    pub tagging: tokio::sync::RwLock<()>,
     engine: Arc<dyn Engine>,
     /// Written by the applying thread alone, for one commit at a time.
     view: RwLock<View>,
@@ -122,6 +126,7 @@ impl Site {
         let site = Arc::new(Self {
             sessions: Sessions::new(config.sessions),
             logins: LoginGuard::default(),
+            tagging: tokio::sync::RwLock::default(),
             config,
             engine: Arc::new(engine),
             view: RwLock::new(view),

@@ -43,6 +43,7 @@ mod metrics;
 mod page;
 pub mod points;
 mod presence;
+pub mod remote;
 mod series;
 mod spec;
 mod specs;
@@ -63,6 +64,7 @@ use crate::addresses::Addresses;
 use crate::epoch_clock::EpochClock;
 use crate::points::Intake;
 use crate::presence::Presence;
+use crate::remote::Remote;
 use crate::series::SeriesIndex;
 
 /// How the service is set up.
@@ -74,6 +76,8 @@ pub struct Config {
     pub store: lockstep_series::Config,
     /// A provider that was not heard for this long counts as gone.
     pub absent_after: Duration,
+    /// The store outside, if there is one. With a URL to write to, the series store keeps what was not forwarded, whatever `store` says.
+    pub remote: Option<remote::Config>,
     /// Specifications and ids of one page of a sync, over its three lists together.
     pub sync_page: usize,
 }
@@ -90,6 +94,9 @@ pub enum OpenError {
     /// The series store cannot be opened.
     #[error("cannot open the series store")]
     Store(#[from] StoreError),
+    /// The store outside cannot be set up.
+    #[error("cannot set up the store outside")]
+    Remote(#[from] remote::SetupError),
 }
 
 /// The service of one site.
@@ -103,6 +110,7 @@ pub struct Stats {
     pub(crate) intake: Intake,
     pub(crate) ids: specs::Ids,
     pub(crate) clock: EpochClock,
+    pub(crate) remote: Remote,
 }
 
 impl Stats {
@@ -110,14 +118,27 @@ impl Stats {
     ///
     /// # Errors
     /// [`OpenError`].
-    pub fn open(site: Arc<Site>, config: Config) -> Result<Arc<Self>, OpenError> {
+    pub fn open(site: Arc<Site>, mut config: Config) -> Result<Arc<Self>, OpenError> {
+        let remote = Remote::new(&config.remote.clone().unwrap_or_default())?;
+        config.store.keep_for_forwarding |= remote.writer.is_some();
         let store = Arc::new(Store::open(&config.data_dir, config.store.clone())?);
         let addresses = Addresses::read(&site);
         let index = SeriesIndex::read(&store);
         let presence = Presence::read(&site, config.absent_after);
         let ids = specs::Ids::read(&site);
         let clock = EpochClock::new(site.log_now_s());
-        Ok(Arc::new(Self { site, config, store, addresses, index, presence, intake: Intake::default(), ids, clock }))
+        Ok(Arc::new(Self {
+            site,
+            config,
+            store,
+            addresses,
+            index,
+            presence,
+            intake: Intake::default(),
+            ids,
+            clock,
+            remote,
+        }))
     }
 
     /// Registers the service's operations.

@@ -8,6 +8,7 @@ use lockstep_series::Point;
 
 use crate::Stats;
 use crate::addresses::{Address, Rid};
+use crate::remote::Trouble;
 
 /// A value older than this is not shown: its series has ended.
 const SHOWN_S: i64 = 300;
@@ -100,6 +101,19 @@ impl Stats {
                 self.store.forward_lag().points,
             );
         }
+        let status = self.write_status();
+        if let Some(status) = &status {
+            gauge(
+                "lockstep_stats_remote_write_lag_seconds",
+                "Age of the oldest point that is being sent to the store outside",
+                status.lag_s,
+            );
+            gauge(
+                "lockstep_stats_remote_write_last_success_timestamp_seconds",
+                "When the store outside took points last; 0 when it has not since the server was started",
+                status.last_success_s.unwrap_or(0).unsigned_abs(),
+            );
+        }
         let mut counter = |name: &str, help: &str, value: u64| {
             let _ = writeln!(out, "# TYPE {name} counter\n# HELP {name} {help}\n{name}_total {value}");
         };
@@ -109,5 +123,38 @@ impl Stats {
             "Points refused since the server was started, too old or of the future",
             figures.points_too_old + figures.points_too_new,
         );
+        if let Some(status) = &status {
+            counter("lockstep_stats_remote_write_sent", "Points that the store outside has taken", status.sent);
+            counter(
+                "lockstep_stats_remote_write_refused",
+                "Points that the store outside refused for good",
+                status.refused,
+            );
+            counter(
+                "lockstep_stats_remote_write_unnamed",
+                "Points that were not sent, their counter or address being unknown",
+                status.unnamed,
+            );
+            counter(
+                "lockstep_stats_remote_write_requests",
+                "Requests that the store outside has taken",
+                status.requests,
+            );
+            counter("lockstep_stats_remote_write_failures", "Requests that came to nothing", status.failures);
+            counter(
+                "lockstep_stats_remote_write_dropped",
+                "Points that waited too long for the store outside, since the series store was made",
+                status.dropped,
+            );
+            let name = "lockstep_stats_remote_write_failing";
+            let _ = writeln!(
+                out,
+                "# TYPE {name} gauge\n# HELP {name} What hinders sending to the store outside: 1 at the reason"
+            );
+            for trouble in Trouble::ALL {
+                let is_it = u8::from(status.failing == Some(trouble));
+                let _ = writeln!(out, "{name}{{reason=\"{}\"}} {is_it}", trouble.name());
+            }
+        }
     }
 }

@@ -27,10 +27,16 @@ const METADATA_BYTES_MAX: usize = 1024;
 /// Providers of a site. A provider takes a few kilobytes of memory.
 const PROVIDERS_MAX: usize = 20_000;
 
+/// Counters that somebody offers who is there.
+pub(crate) type Offered = BTreeSet<&'static str>;
+
+/// How old what is known to be offered may be: somebody's absence is noticed by so much later.
+const OFFERED_FOR: Duration = Duration::from_secs(1);
+
 struct Seen {
     at: Instant,
     at_s: i64,
-    counters: Arc<BTreeSet<&'static str>>,
+    counters: Arc<Offered>,
 }
 
 /// Who is there.
@@ -38,6 +44,8 @@ pub(crate) struct Presence {
     absent_after: Duration,
     /// By the provider's id. Held for a look-up.
     seen: Mutex<HashMap<String, Seen>>,
+    /// What was last found to be offered, and when: asked for with every specification that is written.
+    offered: Mutex<Option<(Instant, Arc<Offered>)>>,
     /// Rung when statuses may have to change.
     pub(crate) wake: Notify,
 }
@@ -54,12 +62,7 @@ impl Presence {
                 Seen { at: Instant::now(), at_s: now_s, counters: Arc::new(counters_of(&document)) },
             ))
         });
-        Self { absent_after, seen: Mutex::new(known.collect()), wake: Notify::new() }
-    }
-
-    /// Whether a provider that is there offers the counter.
-    pub(crate) fn offers(&self, cid: &str) -> bool {
-        self.seen.lock().values().any(|seen| seen.at.elapsed() < self.absent_after && seen.counters.contains(cid))
+        Self { absent_after, seen: Mutex::new(known.collect()), offered: Mutex::new(None), wake: Notify::new() }
     }
 
     /// How many are there.
@@ -68,25 +71,41 @@ impl Presence {
     }
 
     /// All that is offered by those who are there.
-    pub(crate) fn offered(&self) -> BTreeSet<&'static str> {
-        let seen = self.seen.lock();
-        let present = seen.values().filter(|seen| seen.at.elapsed() < self.absent_after);
-        present.flat_map(|seen| seen.counters.iter().copied()).collect()
+    pub(crate) fn offered(&self) -> Arc<Offered> {
+        let mut known = self.offered.lock();
+        if let Some((_, offered)) = known.as_ref().filter(|(at, _)| at.elapsed() < OFFERED_FOR) {
+            return offered.clone();
+        }
+        let offered: Offered = {
+            let seen = self.seen.lock();
+            let present = seen.values().filter(|seen| seen.at.elapsed() < self.absent_after);
+            present.flat_map(|seen| seen.counters.iter().copied()).collect()
+        };
+        let offered = Arc::new(offered);
+        *known = Some((Instant::now(), offered.clone()));
+        offered
+    }
+
+    /// Somebody came, went, or changed what they offer.
+    fn changed(&self) {
+        *self.offered.lock() = None;
+        self.wake.notify_one();
     }
 
     /// The provider was heard. Answers whether it is known.
     pub(crate) fn heard(&self, id: &str, now_s: i64) -> bool {
-        match self.seen.lock().get_mut(id) {
-            None => false,
+        let was_gone = match self.seen.lock().get_mut(id) {
+            None => return false,
             Some(seen) => {
                 let was_gone = seen.at.elapsed() >= self.absent_after;
                 (seen.at, seen.at_s) = (Instant::now(), now_s);
-                if was_gone {
-                    self.wake.notify_one();
-                }
-                true
+                was_gone
             }
+        };
+        if was_gone {
+            self.changed();
         }
+        true
     }
 }
 
@@ -174,7 +193,7 @@ pub(crate) async fn register(stats: &Arc<Stats>, context: Context, input: Regist
     let seen = Seen { at: Instant::now(), at_s: now_s, counters: Arc::new(counters) };
     let before = stats.presence.seen.lock().insert(input.host.clone(), seen);
     if !is_same || before.is_none_or(|before| before.at.elapsed() >= stats.presence.absent_after) {
-        stats.presence.wake.notify_one();
+        stats.presence.changed();
     }
     let absent_after_s = i64::try_from(stats.presence.absent_after.as_secs()).unwrap_or(i64::MAX);
     Ok(Registered { id: input.host, absent_after_s })
@@ -185,7 +204,7 @@ pub(crate) async fn delete(stats: &Arc<Stats>, context: Context, input: Provider
     match deleted {
         Ok(_) => {
             stats.presence.seen.lock().remove(&input.provider);
-            stats.presence.wake.notify_one();
+            stats.presence.changed();
             Ok(())
         }
         Err(WriteError::NotFound(_)) => {

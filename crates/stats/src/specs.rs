@@ -17,6 +17,7 @@ use lockstep_site::{Site, WriteError};
 
 use crate::Stats;
 use crate::page::Scope;
+use crate::presence::Offered;
 use crate::spec::Spec;
 
 /// Specifications of one page of a list.
@@ -66,12 +67,12 @@ fn find(view: &View, id: &str) -> Option<(Spec, Position)> {
 
 impl Stats {
     /// What the status of a specification should be, and why.
-    pub(crate) fn status_of(&self, spec: &Spec, now_s: i64) -> (Status, String) {
+    pub(crate) fn status_of(&self, spec: &Spec, offered: &Offered, now_s: i64) -> (Status, String) {
         if now_s >= spec.expiration_s {
             return (Status::Expired, "its expiration has passed".to_owned());
         }
         let counters = spec.counters.each();
-        if counters.iter().any(|counter| self.presence.offers(counter.cid)) {
+        if counters.iter().any(|counter| offered.contains(counter.cid)) {
             return (Status::Enabled, String::new());
         }
         let what = match &counters[..] {
@@ -83,7 +84,7 @@ impl Stats {
     }
 
     fn with_status(&self, mut spec: Spec, now_s: i64) -> Spec {
-        (spec.status, spec.status_reason) = self.status_of(&spec, now_s);
+        (spec.status, spec.status_reason) = self.status_of(&spec, &self.presence.offered(), now_s);
         spec
     }
 }

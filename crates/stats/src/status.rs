@@ -162,12 +162,13 @@ impl Stats {
 
     /// Writes the statuses that differ. Answers whether anything was written.
     async fn settle(&self, ids: &[ResourceId], now_s: i64) -> Result<bool, lockstep_journal::CommitError> {
+        let offered = self.presence.offered();
         let changes = {
             let view = self.site.view();
             let change = |id: &ResourceId| {
                 let stored = view.get(id)?;
                 let mut spec = Spec::from_document(&stored.document);
-                (spec.status, spec.status_reason) = self.status_of(&spec, now_s);
+                (spec.status, spec.status_reason) = self.status_of(&spec, &offered, now_s);
                 let leaves = stored.document.diff(&spec.to_document());
                 let status_only =
                     leaves.into_iter().filter(|leaf| leaf.path.as_str().starts_with("status")).collect::<Vec<_>>();

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use lockstep_contract::points::Batch;
 use lockstep_contract::services::stats::cache::AcqSpec;
 use tokio::sync::oneshot;
-use tracing::warn;
+use tracing::{debug, warn};
 
 use super::backoff::Throttle;
 use super::status::{Shared, now};
@@ -29,7 +29,7 @@ pub(super) enum Command {
 pub(super) fn run(mut worker: Worker, commands: &Receiver<Command>, batches: &SyncSender<Batch>, shared: &Shared) {
     let start = Instant::now();
     let mut throttle = Throttle::default();
-    let mut logged = Dropped::default();
+    let (mut logged, mut told) = (Dropped::default(), Dropped::default());
     loop {
         let until_next = worker.next_s().map_or(SLEEP_MAX, |next_s| {
             let ms = next_s.saturating_mul(1000).saturating_sub(now(start).wall_ms);
@@ -65,9 +65,13 @@ pub(super) fn run(mut worker: Worker, commands: &Receiver<Command>, batches: &Sy
         shared.late_ticks.store(dropped.late_ticks, Ordering::Relaxed);
         shared.clock_ticks.store(dropped.clock_ticks, Ordering::Relaxed);
         let overrun = shared.overrun_points.load(Ordering::Relaxed);
+        let Dropped { late_ticks, clock_ticks } = dropped;
+        if dropped != told {
+            told = dropped;
+            debug!(late_ticks, clock_ticks, "ticks were dropped");
+        }
         if dropped != logged && throttle.is_due() {
             logged = dropped;
-            let Dropped { late_ticks, clock_ticks } = dropped;
             warn!(late_ticks, clock_ticks, overrun, "ticks were dropped, all since the start");
         }
     }

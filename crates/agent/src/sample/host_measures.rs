@@ -1,6 +1,7 @@
 //! The counters of hosts. What each means stands in the catalogue, `lockstep_contract::counters`.
 
-use super::host_reading::{Disk, HostReading, Interface, Memory, Paging, Stat, Tcp, Traffic};
+use super::host_reading::HostReading;
+use super::kernel_files::{Disk, Interface, Memory, Paging, Stat, Tcp, Traffic};
 use super::measure::{Measure, percent};
 use super::needs::Needs;
 use super::part::{Part, Span};

@@ -1,6 +1,7 @@
 //! The counters of VMs. What each means stands in the catalogue, `lockstep_contract::counters`.
 
-use super::host_reading::{HostReading, Interface};
+use super::host_reading::HostReading;
+use super::kernel_files::Interface;
 use super::measure::{Measure, percent};
 use super::needs::Needs;
 use super::part::Span;

@@ -164,7 +164,10 @@ impl Client {
                 bail!("the server closed the connection");
             }
             filled += n;
-            if let Some(message) = Message::parse(&self.answer[..filled])? {
+            let read = &self.answer[..filled];
+            if Message::may_be_whole(read)
+                && let Some(message) = Message::parse(read)?
+            {
                 return Ok(message.length);
             }
         }

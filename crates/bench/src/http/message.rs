@@ -46,6 +46,14 @@ impl<'a> Message<'a> {
         Ok(Some(Message { status, head, body, length: head_end + 4 + body_length }))
     }
 
+    /// Whether [`Message::parse`] may find a whole message. Without asking, a long chunked answer would be put together anew at every
+    /// read, within the time that is measured.
+    pub fn may_be_whole(buffer: &[u8]) -> bool {
+        let head = find(buffer, b"\r\n\r\n").and_then(|end| std::str::from_utf8(&buffer[..end]).ok());
+        let is_chunked = head.and_then(|head| header(head, "transfer-encoding"));
+        is_chunked.is_none() || buffer.ends_with(b"\r\n\r\n")
+    }
+
     /// The value of a header, by its name without regard to case.
     pub fn header(&self, name: &str) -> Option<&'a str> {
         header(self.head, name)
@@ -141,6 +149,14 @@ mod tests {
         for cut in 1..chunked.len() {
             check(&chunked[..chunked.len() - cut], None);
         }
+    }
+
+    #[test]
+    fn a_chunked_answer_is_looked_at_when_it_may_have_ended() {
+        let chunked = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n";
+        assert!(Message::may_be_whole(chunked));
+        assert!(!Message::may_be_whole(&chunked[..chunked.len() - 3]));
+        assert!(Message::may_be_whole(b"HTTP/1.1 200 OK\r\ncontent-length: 3\r\n\r\nab"), "cheap to parse");
     }
 
     #[test]

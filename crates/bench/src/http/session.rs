@@ -15,13 +15,16 @@ use crate::http::tls;
 /// The header that carries a session.
 pub const SESSION_HEADER: &str = "vmware-api-session-id";
 
+/// The account that a new server makes.
+const ADMINISTRATOR: &str = "administrator@lockstep.local";
+
 /// The measured server.
 #[derive(Args, Clone)]
 pub struct ServerArgs {
     /// Address of the server, e.g. `http://127.0.0.1:8080` (`serve --plain-http`) or `https://127.0.0.1:8443`.
     #[arg(long, env = "LOCKSTEP_URL")]
     url: String,
-    #[arg(long, env = "LOCKSTEP_USERNAME", default_value = "administrator@lockstep.local")]
+    #[arg(long, env = "LOCKSTEP_USERNAME", default_value = ADMINISTRATOR)]
     user: String,
     #[arg(long, env = "LOCKSTEP_PASSWORD", hide_env_values = true)]
     password: String,
@@ -45,6 +48,11 @@ impl Server {
         let (is_tls, address) = split_url(&args.url)?;
         let tls = if is_tls { Some(tls::config(args.ca_cert.as_deref())?) } else { None };
         Ok(Server { address, tls, user: args.user.clone(), password: args.password.clone() })
+    }
+
+    /// A server on this machine that speaks plain HTTP, as the tool itself starts them. `password` is the administrator's.
+    pub fn plain(address: &str, password: &str) -> Self {
+        Server { address: address.to_owned(), tls: None, user: ADMINISTRATOR.to_owned(), password: password.to_owned() }
     }
 
     pub fn is_tls(&self) -> bool {

@@ -13,6 +13,7 @@ mod model;
 mod query;
 mod resource;
 mod stats;
+mod tag;
 mod watch;
 
 pub use collect::keep_host;
@@ -55,6 +56,12 @@ pub enum Command {
     /// List, register and delete resource models.
     #[command(subcommand)]
     Model(model::ModelCommand),
+    /// List, create, delete, attach and detach tags.
+    ///
+    /// A tag belongs to a category, which says how many of its tags an object may have, and of which types objects may be. Whatever is
+    /// tagged can be queried by it: VirtualMachine where tags.name = 'gold'.
+    #[command(subcommand)]
+    Tag(tag::TagCommand),
     /// See what can be sampled, ask for samples, and look at them.
     ///
     /// A counter is a metric of one type of resource: cpu.capacity.usage.HOST. An acquisition specification asks for samples: of
@@ -118,6 +125,7 @@ pub(crate) async fn run(command: Command, globals: &Globals) -> Result<ExitCode>
         Command::Watch(args) => Box::pin(args.run(&context)).await,
         Command::Resource(command) => Box::pin(command.run(&context)).await,
         Command::Model(command) => Box::pin(command.run(&context)).await,
+        Command::Tag(command) => Box::pin(command.run(&context)).await,
         Command::Stats(command) => Box::pin(command.run(&context)).await,
         Command::Link(command) => Box::pin(command.run(&context)).await,
         Command::Account(command) => Box::pin(command.run(&context)).await,

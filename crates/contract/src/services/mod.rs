@@ -11,6 +11,7 @@ pub mod resources;
 pub mod session;
 pub mod site;
 pub mod stats;
+pub mod tagging;
 
 use crate::structure;
 

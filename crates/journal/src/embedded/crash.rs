@@ -6,8 +6,8 @@ use std::sync::mpsc::channel;
 use lockstep_model::{Document, ResourceId, Value};
 
 use super::*;
-use crate::storage::faulty::{Disk, Random};
 use crate::{Change, CommitError, Expect, Operation};
+use lockstep_storage::faulty::{Disk, Random};
 
 /// Submitters at once; each has a pair of resources of its own, which every batch of its changes together.
 const SUBMITTERS: usize = 3;
@@ -303,13 +303,13 @@ fn power_losses(seed: u64, losses: u64) {
             assert!(checked.is_ok() || disk.is_off(), "seed {seed}: {checked:?}");
             std::thread::scope(|threads| {
                 for (submitter, history) in histories.iter_mut().enumerate() {
-                    let (journal, mut random) = (&journal, Random::new(random.next()));
+                    let (journal, mut random) = (&journal, Random::new(random.number()));
                     threads.spawn(move || {
                         let batches = random.below(60);
                         history.work(submitter, journal, &mut random, batches);
                     });
                 }
-                let (journal, mut closing) = (&journal, Random::new(random.next()));
+                let (journal, mut closing) = (&journal, Random::new(random.number()));
                 let closings = &mut closings;
                 threads.spawn(move || {
                     let count = closing.below(10);

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use crate::JournalError;
 use crate::codec::{CodecError, Input};
 use crate::frame::{self, HEADER_BYTES, Header, Kind, Label};
-use crate::storage::{Storage, StoredFile};
+use lockstep_storage::{Storage, StoredFile};
 
 /// The version of all formats of this directory.
 pub(crate) const FORMAT: u32 = 2;

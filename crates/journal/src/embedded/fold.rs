@@ -21,8 +21,8 @@ use super::segment::Segment;
 use super::state::{self, RecordWriter, StateFile, StateReader};
 use crate::codec::{Interner, Step, StepOperation, decode_commits, decode_steps, decode_tombstones};
 use crate::frame::Kind;
-use crate::storage::Storage;
 use crate::{Change, Complete, JournalError, Operation, Retention, StateEntry, Tombstone, redo};
+use lockstep_storage::Storage;
 
 /// A run is sorted in memory, where it takes about four times as much.
 const RUN_BYTES: usize = 16 << 20;

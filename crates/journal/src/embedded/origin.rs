@@ -14,8 +14,8 @@ use lockstep_model::Position;
 
 use crate::codec::{CodecError, Input};
 use crate::frame::{self, Kind, Label};
-use crate::storage::Storage;
 use crate::{Complete, JournalError};
+use lockstep_storage::Storage;
 
 use super::file::{self, FileHead, FrameReader, What, random};
 

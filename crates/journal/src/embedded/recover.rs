@@ -27,8 +27,8 @@ use super::state::{self, StateFile, StateOrder, decode_end};
 use super::versions::{Fingerprinter, Versions};
 use crate::codec::{CodecError, Interner, commits_time_ms, decode_commits, decode_entries, decode_tombstones};
 use crate::frame::{Header, Kind};
-use crate::storage::Storage;
 use crate::{Complete, JournalError, Operation, Replayed};
+use lockstep_storage::Storage;
 
 /// Frames that are decompressed ahead of the decoding.
 const PIECES_AHEAD: usize = 4;

@@ -8,7 +8,7 @@ use super::file::{self, FileHead, FrameReader, Next, What, failed, random};
 use crate::JournalError;
 use crate::codec::CodecError;
 use crate::frame::{HEADER_BYTES, Kind};
-use crate::storage::{Storage, StoredFile};
+use lockstep_storage::{Storage, StoredFile};
 
 /// Distance between the places of a segment that its index knows. A reader walks at most this far over headers.
 const INDEX_EVERY_BYTES: u64 = 64 << 10;

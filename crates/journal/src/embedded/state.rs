@@ -10,8 +10,8 @@ use lockstep_model::Position;
 use super::file::{self, FileHead, FrameReader, UNFINISHED, What, failed, random};
 use crate::codec::{CodecError, Encoder, Input, Interner, decode_entries, decode_tombstones};
 use crate::frame::{self, Kind, Label};
-use crate::storage::{Storage, StoredFile};
 use crate::{Complete, JournalError, StateEntry, Tombstone};
+use lockstep_storage::{Storage, StoredFile};
 
 /// A frame is ended when it has this many bytes before compression.
 const FRAME_BYTES: usize = 256 << 10;

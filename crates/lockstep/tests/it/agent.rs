@@ -1,6 +1,7 @@
 //! The agent as a process of its own: what it samples, and what becomes of it when it is killed and cut off.
 
 use std::collections::BTreeMap;
+use std::fs::File;
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::path::Path;
@@ -98,8 +99,10 @@ fn start(url: &str, token: &Path, data_dir: &Path) -> Killed {
         .arg(token)
         .arg("--data-dir")
         .arg(data_dir)
-        .env("RUST_LOG", "warn")
+        .env("RUST_LOG", "warn,lockstep_agent=debug")
+        .env("NO_COLOR", "1")
         .stdin(Stdio::null())
+        .stderr(File::options().create(true).append(true).open(data_dir.join("log")).unwrap())
         .spawn()
         .unwrap();
     Killed(child)
@@ -154,6 +157,18 @@ pub fn idle_machines(count: usize) -> Vec<Killed> {
     started
 }
 
+/// How many ticks the agents say they left out, over all their lives.
+fn ticks_left_out(data_dir: &Path) -> usize {
+    let log = std::fs::read_to_string(data_dir.join("log")).unwrap();
+    let count = |line: &str, name: &str| -> Option<usize> {
+        line.split_once(name)?.1.split(|c: char| !c.is_ascii_digit()).next()?.parse().ok()
+    };
+    let told = log.lines().filter_map(|line| Some(count(line, "late_ticks=")? + count(line, "clock_ticks=")?));
+    // Each life counts from its start: a smaller count is that of another life.
+    let (sum, last) = told.fold((0, 0), |(sum, last), now| if now < last { (sum + last, now) } else { (sum, now) });
+    sum + last
+}
+
 #[test]
 fn an_agent_that_is_killed_and_cut_off_delivers_every_point_once() {
     let number =
@@ -199,25 +214,30 @@ fn an_agent_that_is_killed_and_cut_off_delivers_every_point_once() {
     };
     eventually(Duration::from_secs(60), "the agent has caught up", caught_up);
 
-    // Every second has its point, but for those in which the agent was dead, and the one that it had not flushed.
+    // Every second has its point, but for those in which the agent was dead, the one that it had not flushed, and those that it says
+    // it had to leave out, on a machine that is busy with other tests.
+    let left_out = ticks_left_out(data_dir.path());
     let found = points(&server);
     let (mut expected, mut dead) = (0, 0);
+    let mut missing: BTreeMap<i64, Vec<&str>> = BTreeMap::new();
     for (key, points) in &found {
         let (first, last) = (*points.keys().next().unwrap(), *points.keys().next_back().unwrap());
-        for time_s in first..=last {
-            let may_be_missing = (killed_s - 1..killed_s + 4).contains(&time_s);
-            let is_there = points.contains_key(&time_s);
-            assert!(
-                is_there || may_be_missing,
-                "{key} has no point at {time_s}: cut {cut_s}, killed {killed_s}, mended {mended_s}"
-            );
-            expected += 1;
-            dead += usize::from(!is_there);
+        for time_s in (first..=last).filter(|time_s| !points.contains_key(time_s)) {
+            if (killed_s - 1..killed_s + 4).contains(&time_s) {
+                dead += 1;
+            } else {
+                missing.entry(time_s).or_default().push(key);
+            }
         }
+        expected += last - first + 1;
     }
+    assert!(
+        missing.len() <= left_out,
+        "the agent left {left_out} seconds out; missing is {missing:?}; cut {cut_s}, killed {killed_s}, mended {mended_s}"
+    );
     let store = server.ok("GET", "/api/lockstep/stats/store", &Value::Null);
     eprintln!(
-        "{} series, {expected} points of which the agent was dead for {dead}; the server took {} in all",
-        series, store["stored"]
+        "{series} series, {expected} points of which the agent was dead for {dead}, {left_out} seconds left out; the server took {} in all",
+        store["stored"]
     );
 }

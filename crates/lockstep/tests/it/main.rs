@@ -10,6 +10,8 @@ mod feed;
 mod inventory;
 mod links;
 mod query;
+mod remote;
 mod sdk;
 mod server;
 mod stats;
+mod tagging;

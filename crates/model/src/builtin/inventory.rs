@@ -1,19 +1,39 @@
 //! The models of a virtual infrastructure.
 //!
 //! Names and units follow the inventory data set that the product is measured with; what collectors add stands beside it.
+//!
+//! Whatever can be tagged lists its tags in a property [`TAGS`](super::TAGS): that list is all there is of an attachment.
 
-use super::{boolean, date_time, double, id, long, model, parent, string, structure};
+use super::{TAG, TAG_CATEGORY, boolean, date_time, double, id, long, model, parent, string, structure, tags};
 use crate::{Property, ResourceModel};
 
 pub(super) fn models() -> Vec<ResourceModel> {
     vec![
-        model("TagCategory", vec![string("name"), string("description"), string("cardinality")]),
-        model("Tag", vec![string("name"), string("description"), parent("category", "TagCategory")]),
-        model("Datacenter", vec![string("name"), string("site"), date_time("created")]),
+        model(
+            TAG_CATEGORY,
+            vec![
+                string("name"),
+                string("description"),
+                string("cardinality"),
+                string("associable_types").list(),
+                string("used_by").list(),
+            ],
+        ),
+        model(
+            TAG,
+            vec![string("name"), string("description"), parent("category", TAG_CATEGORY), string("used_by").list()],
+        ),
+        model("Datacenter", vec![string("name"), string("site"), date_time("created"), tags()]),
         model(
             "Folder",
             // A nested folder's parent is the folder around it; a root folder's is its datacenter.
-            vec![string("name"), string("kind"), parent("parent", "Folder"), parent("datacenter", "Datacenter")],
+            vec![
+                string("name"),
+                string("kind"),
+                parent("parent", "Folder"),
+                parent("datacenter", "Datacenter"),
+                tags(),
+            ],
         ),
         model(
             "Network",
@@ -24,6 +44,7 @@ pub(super) fn models() -> Vec<ResourceModel> {
                 string("interface"),
                 parent("datacenter", "Datacenter"),
                 parent("host", "HostSystem"),
+                tags(),
             ],
         ),
         model(
@@ -41,6 +62,7 @@ pub(super) fn models() -> Vec<ResourceModel> {
                         structure("ha", vec![boolean("admission_control"), long("failover_level")]),
                     ],
                 ),
+                tags(),
             ],
         ),
         model(
@@ -51,6 +73,7 @@ pub(super) fn models() -> Vec<ResourceModel> {
                 parent("cluster", "ClusterComputeResource"),
                 structure("cpu", vec![long("reservation_MHz"), long("limit_MHz"), string("shares")]),
                 structure("memory", vec![long("reservation_MiB"), long("limit_MiB"), string("shares")]),
+                tags(),
             ],
         ),
         model(
@@ -66,6 +89,7 @@ pub(super) fn models() -> Vec<ResourceModel> {
                 string("mount_point"),
                 parent("datacenter", "Datacenter"),
                 parent("host", "HostSystem"),
+                tags(),
             ],
         ),
         model("HostSystem", host_system()),
@@ -132,6 +156,7 @@ fn host_system() -> Vec<Property> {
             ],
         )
         .list(),
+        tags(),
     ]
 }
 
@@ -150,7 +175,7 @@ fn virtual_machine() -> Vec<Property> {
         parent("host", "HostSystem"),
         id("datastores", "Datastore").list(),
         id("networks", "Network").list(),
-        id("tags", "Tag").list(),
+        tags(),
         boolean("template"),
         string("hardware_version"),
         string("instance_uuid"),

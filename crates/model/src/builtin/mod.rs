@@ -7,11 +7,20 @@ mod stats;
 
 use std::sync::LazyLock;
 
-use crate::{Kind, Property, ResourceModel};
+use crate::{Kind, Property, ResourceModel, TypeDef};
 
 pub use links::{LINK, LINK_ADMINISTRATORS, LINK_ADMINISTRATORS_ID, SYNC_CURSOR, SYNC_PROVIDER};
 pub use own::{ACCOUNT, RESOURCE_MODEL};
 pub use stats::{ACQ_SPEC, RESOURCE_ADDRESS, STATS_PROVIDER};
+
+/// The type of tags.
+pub const TAG: &str = "Tag";
+
+/// The type of categories of tags.
+pub const TAG_CATEGORY: &str = "TagCategory";
+
+/// The property in which whatever can be tagged lists its tags.
+pub const TAGS: &str = "tags";
 
 static MODELS: LazyLock<Vec<ResourceModel>> =
     LazyLock::new(|| [inventory::models(), own::models(), stats::models(), links::models()].concat());
@@ -45,6 +54,18 @@ pub fn writing_service(resource_type: &str) -> Option<&'static str> {
     }
 }
 
+/// Whether resources of the type can be tagged: they have a list [`TAGS`] that may point to tags. Types registered at run time may
+/// have one, too.
+pub fn is_taggable(type_def: &TypeDef) -> bool {
+    type_def.property([TAGS]).is_some_and(|property| {
+        let points_to_tags = match &property.kind {
+            Kind::Id { targets, .. } => targets.is_empty() || targets.iter().any(|target| target.as_str() == TAG),
+            _ => false,
+        };
+        property.list && points_to_tags
+    })
+}
+
 /// A model whose name is its type's.
 fn model(name: &str, properties: Vec<Property>) -> ResourceModel {
     ResourceModel { name: name.into(), resource_type: name.into(), properties }
@@ -76,6 +97,10 @@ fn id(name: &str, target: &str) -> Property {
 
 fn parent(name: &str, target: &str) -> Property {
     Property::new(name, Kind::Id { targets: vec![target.into()], parent: true })
+}
+
+fn tags() -> Property {
+    id(TAGS, TAG).list()
 }
 
 fn structure(name: &str, fields: Vec<Property>) -> Property {

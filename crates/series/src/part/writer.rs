@@ -6,8 +6,8 @@ use super::{FOOTER_BYTES, MAGIC, PAGE_SERIES, Part, PartName};
 use crate::codec::{self, BLOCK_ROWS_MAX, Row, Scratch};
 use crate::files::{self, FORMAT, UNFINISHED, failed};
 use crate::input::{put_signed, put_varint};
-use crate::storage::{Storage, StoredFile};
 use crate::{SeriesKey, StoreError};
+use lockstep_storage::{Storage, StoredFile};
 
 /// Bytes written at once.
 const CHUNK_BYTES: usize = 256 << 10;

@@ -5,8 +5,8 @@ use std::sync::atomic::{AtomicI64, Ordering};
 
 use super::*;
 use crate::manifest;
-use crate::storage::faulty::{Disk, Random};
 use crate::{AppendError, Batch, Clock, Point, Tier, log};
+use lockstep_storage::faulty::{Disk, Random};
 
 /// Appenders at once; each has a pair of series of its own, which every batch of its writes alike.
 const APPENDERS: usize = 3;
@@ -191,7 +191,7 @@ fn power_losses(seed: u64, losses: u64) {
             let now = now_s.load(Ordering::Relaxed);
             std::thread::scope(|threads| {
                 for (appender, history) in histories.iter_mut().enumerate() {
-                    let (store, mut random) = (&store, Random::new(random.next()));
+                    let (store, mut random) = (&store, Random::new(random.number()));
                     threads.spawn(move || {
                         let batches = random.below(12);
                         if history.open.is_none() {

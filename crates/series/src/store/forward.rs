@@ -19,8 +19,8 @@ use crate::frame::{self, HEADER_BYTES, Header, Kind};
 use crate::input::Input;
 use crate::log::{self, Extent, HEAD_BYTES};
 use crate::manifest::open_file;
-use crate::storage::{Storage, StoredFile};
 use crate::{AppendError, Batch, Point, StoreError, section};
+use lockstep_storage::{Storage, StoredFile};
 
 pub(super) const NAME: &str = "forwarded";
 

@@ -6,8 +6,8 @@ use std::sync::atomic::{AtomicI64, Ordering};
 use proptest::prelude::*;
 
 use super::*;
-use crate::storage::faulty::Disk;
 use crate::{AppendError, Appended, Batch, Clock, Point, Rollup, Tier};
+use lockstep_storage::faulty::Disk;
 
 const HOUR_S: i64 = 3600;
 const RAW_RETENTION_S: i64 = 3 * HOUR_S;

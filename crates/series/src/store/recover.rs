@@ -28,8 +28,8 @@ use crate::log::{self, Extent, Frames, HEAD_BYTES, Tail};
 use crate::manifest::{self, Manifest};
 use crate::part::Part;
 use crate::parts::PartSet;
-use crate::storage::Storage;
 use crate::{Config, SeriesKey, StoreError, section};
+use lockstep_storage::Storage;
 
 impl Store {
     /// Opens the store in `storage`.

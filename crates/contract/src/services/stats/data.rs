@@ -63,7 +63,7 @@ structure! {
 operation! {
     /// Returns data points by counter, address and time.
     pub QueryDataPoints = "com.vmware.vstats.data"."query_data_points"(QueryInput) -> DataPointsResult,
-    errors: [Error, InvalidArgument, Unauthenticated, Unauthorized],
+    errors: [Error, InvalidArgument, ServiceUnavailable, TimedOut, Unauthenticated, Unauthorized],
     privilege: Read,
     rest: Rest {
         query: &[

@@ -1,4 +1,8 @@
-//! The few things that the journal asks of a file system, so that the crash tests can answer them with one that forgets.
+//! The few things that what is durable asks of a file system: the journal and the series store.
+//!
+//! Few, so that they can be answered by a disk that loses power, runs full and fails to flush ([`faulty`], feature `faulty`): the crash
+//! tests of both run on it. It is all in one flat directory; whoever wants order among files makes it by names, renames and
+//! [`Storage::sync_directory`].
 
 use std::fs::{File, OpenOptions};
 use std::io;
@@ -6,11 +10,11 @@ use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-#[cfg(test)]
-pub(crate) mod faulty;
+#[cfg(feature = "faulty")]
+pub mod faulty;
 
 /// A directory. Implemented by real files and, in tests, by a disk that loses power, runs full and fails to flush.
-pub(crate) trait Storage: Send + Sync {
+pub trait Storage: Send + Sync {
     /// The names of all files.
     fn list(&self) -> io::Result<Vec<String>>;
     /// Makes an empty file, in the place of one that may be there.
@@ -28,7 +32,7 @@ pub(crate) trait Storage: Send + Sync {
 }
 
 /// An open file.
-pub(crate) trait StoredFile: Send + Sync {
+pub trait StoredFile: Send + Sync {
     /// Its length.
     fn bytes(&self) -> io::Result<u64>;
     /// Fills `buffer` from `offset` on, as far as the file goes; how much that was.
@@ -42,12 +46,13 @@ pub(crate) trait StoredFile: Send + Sync {
 }
 
 /// Real files in a real directory.
-pub(crate) struct Directory {
+pub struct Directory {
     path: PathBuf,
 }
 
 impl Directory {
-    pub(crate) fn new(path: PathBuf) -> Self {
+    /// The directory at `path`, which exists.
+    pub fn new(path: PathBuf) -> Self {
         Self { path }
     }
 }

@@ -9,20 +9,22 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 
-use super::{Storage, StoredFile};
+use crate::{Storage, StoredFile};
 
 const SECTOR_BYTES: usize = 512;
 
 /// Random numbers that a seed repeats.
 #[derive(Clone)]
-pub(crate) struct Random(u64);
+pub struct Random(u64);
 
 impl Random {
-    pub(crate) fn new(seed: u64) -> Self {
+    /// Numbers that follow from `seed`.
+    pub fn new(seed: u64) -> Self {
         Self(seed)
     }
 
-    pub(crate) fn next(&mut self) -> u64 {
+    /// The next number.
+    pub fn number(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mixed = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
@@ -30,14 +32,14 @@ impl Random {
     }
 
     /// A number below `end`.
-    pub(crate) fn below(&mut self, end: u64) -> u64 {
-        self.next() % end
+    pub fn below(&mut self, end: u64) -> u64 {
+        self.number() % end
     }
 }
 
 /// The disk. Clones are the same disk.
 #[derive(Clone, Default)]
-pub(crate) struct Disk {
+pub struct Disk {
     inner: Arc<Mutex<Inner>>,
 }
 
@@ -84,30 +86,32 @@ struct DiskFile {
 
 impl Disk {
     /// Lets the power go after so many calls that change something. The last one may take effect in part.
-    pub(crate) fn power_off_after(&self, calls: u64) {
+    pub fn power_off_after(&self, calls: u64) {
         self.inner.lock().calls_left = Some(calls);
     }
 
-    pub(crate) fn is_off(&self) -> bool {
+    /// Whether it has lost power.
+    pub fn is_off(&self) -> bool {
         self.inner.lock().is_off
     }
 
     /// Leaves room for so many bytes; `None` for any.
-    pub(crate) fn set_space(&self, bytes: Option<u64>) {
+    pub fn set_space(&self, bytes: Option<u64>) {
         self.inner.lock().space_left = bytes;
     }
 
     /// Lets flushes fail after so many.
-    pub(crate) fn fail_flushes_after(&self, flushes: u64) {
+    pub fn fail_flushes_after(&self, flushes: u64) {
         self.inner.lock().flushes_left = Some(flushes);
     }
 
-    pub(crate) fn fail_truncates(&self) {
+    /// Lets no file be cut any more.
+    pub fn fail_truncates(&self) {
         self.inner.lock().truncates_fail = true;
     }
 
     /// The disk as it may be found after the power went.
-    pub(crate) fn after_power_loss(&self, random: &mut Random) -> Disk {
+    pub fn after_power_loss(&self, random: &mut Random) -> Disk {
         let inner = self.inner.lock();
         let files: Vec<Content> = inner.files.iter().map(|content| content.survive(random)).collect();
         let mut names = inner.durable_names.clone();
@@ -124,7 +128,7 @@ impl Disk {
     }
 
     /// The disk as it is found after the program was killed: nothing is lost, but a power loss still may take it.
-    pub(crate) fn after_kill(&self) -> Disk {
+    pub fn after_kill(&self) -> Disk {
         let Inner { files, names, durable_names, renamings, .. } = &*self.inner.lock();
         let (files, names, durable_names) = (files.clone(), names.clone(), durable_names.clone());
         let inner = Inner { files, names, durable_names, renamings: renamings.clone(), ..Inner::default() };
@@ -132,7 +136,7 @@ impl Disk {
     }
 
     /// A copy of what programs see.
-    pub(crate) fn copy(&self) -> Disk {
+    pub fn copy(&self) -> Disk {
         let inner = self.inner.lock();
         let settled = |c: &Content| Content { live: c.live.clone(), durable: c.live.clone(), unflushed: Vec::new() };
         let files = inner.files.iter().map(settled).collect();
@@ -141,7 +145,7 @@ impl Disk {
     }
 
     /// The content of a file, to be tampered with.
-    pub(crate) fn tamper<T>(&self, name: &str, with: impl FnOnce(&mut Vec<u8>) -> T) -> T {
+    pub fn tamper<T>(&self, name: &str, with: impl FnOnce(&mut Vec<u8>) -> T) -> T {
         let inner = &mut *self.inner.lock();
         let content = &mut inner.files[inner.names[name]];
         let result = with(&mut content.live);
