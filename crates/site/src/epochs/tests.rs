@@ -399,12 +399,23 @@ fn an_old_end_is_told_from_the_journal_when_the_index_was_made_anew() {
         assert!(begun.elapsed() < Duration::from_secs(30), "no state was written");
         std::thread::sleep(Duration::from_millis(1));
     }
+    // How much of the log the state covers is housekeeping's affair: where it lags, the seconds that the index remembers (few, in tests)
+    // may not reach back to the oldest starts, which is told.
+    let (mut told, mut expired) = (0, 0);
     for ends_at_once in [1, 7] {
         for first_end_s in (11..=now_s).rev().step_by(ends_at_once) {
             house.reopen();
             for end_s in first_end_s..=now_s.min(first_end_s + 1) {
                 for start_s in [0, 10, end_s - 9, end_s - 4, end_s - 1] {
-                    let page = house.site.net_change(TYPES[1], start_s, end_s, None, 1000).unwrap();
+                    let page = match house.site.net_change(TYPES[1], start_s, end_s, None, 1000) {
+                        Ok(page) => page,
+                        Err(EpochError::Expired { asked, oldest }) if asked == start_s && oldest > start_s => {
+                            expired += 1;
+                            continue;
+                        }
+                        Err(error) => panic!("{start_s} to {end_s}: {error}"),
+                    };
+                    told += 1;
                     let mut under_way = UnderWay { end_s, next: None, places: Vec::new(), documents: BTreeMap::new() };
                     under_way.take(page, 1000);
                     house.check(TYPES[1], start_s, end_s, &under_way.places);
@@ -416,6 +427,7 @@ fn an_old_end_is_told_from_the_journal_when_the_index_was_made_anew() {
             }
         }
     }
+    assert!(told > 3 * expired, "{told} told, {expired} expired");
 }
 
 #[test]
