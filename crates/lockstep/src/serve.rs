@@ -92,12 +92,12 @@ pub struct ServeArgs {
 }
 
 impl ServeArgs {
-    /// What `serve` would be told for a server of the demo.
-    pub fn for_demo(data_dir: PathBuf, listen: SocketAddr, plain_http: bool) -> Self {
+    /// What `serve` would be told for a site of the demo.
+    pub fn for_demo(site: &str, data_dir: PathBuf, listen: SocketAddr, plain_http: bool) -> Self {
         use clap::{Command, FromArgMatches};
         // The defaults stand at the flags, once.
         let mut words = vec!["serve".into(), "--data-dir".into(), data_dir.into_os_string()];
-        words.extend(["--listen".into(), listen.to_string().into(), "--site".into(), "demo".into()]);
+        words.extend(["--listen".into(), listen.to_string().into(), "--site".into(), site.into()]);
         words.extend(plain_http.then(|| "--plain-http".into()));
         let matches = Self::augment_args(Command::new("serve")).get_matches_from(words);
         Self::from_arg_matches(&matches).unwrap_or_else(|error| error.exit())
