@@ -34,7 +34,9 @@ pub use instant::Instant;
 pub use model::{Kind, ModelError, Property, ResourceModel};
 pub use parse::{Misfit, MisfitReason};
 pub use path::{HOPS_MAX, PARTS_MAX, PathError, PropertyPath, RelationPath};
-pub use registry::{LINKED_FROM, Registry, RegistryError, ResolveError, ResolvedHop, ResolvedPath, TypeDef};
+pub use registry::{
+    COLLECTED_BY, LINKED_FROM, Registry, RegistryError, ResolveError, ResolvedHop, ResolvedPath, TypeDef,
+};
 pub use value::{Name, Value};
 
 /// Longest string a property may hold, in bytes. A longer one is refused as a [`MisfitReason::TooLong`].
