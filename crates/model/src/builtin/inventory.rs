@@ -58,7 +58,6 @@ pub(super) fn models() -> Vec<ResourceModel> {
                 string("name"),
                 string("uuid"),
                 string("version"),
-                long("mtu"),
                 long("ports"),
                 string("uplinks").list(),
                 parent("folder", "Folder"),

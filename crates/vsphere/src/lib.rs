@@ -1,0 +1,5 @@
+mod element;
+mod error;
+mod map;
+mod object;
+mod tree;
