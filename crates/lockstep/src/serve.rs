@@ -15,6 +15,7 @@ use lockstep_links::Links;
 use lockstep_site::Site;
 use lockstep_site::table::Table;
 use lockstep_stats::Stats;
+use lockstep_vsphere::Collectors;
 use tokio::net::TcpListener;
 use tracing_subscriber::EnvFilter;
 
@@ -163,6 +164,7 @@ pub struct Server {
     /// Its stats service.
     pub stats: Arc<Stats>,
     links: Arc<Links>,
+    collectors: Arc<Collectors>,
     table: Arc<Table>,
     listener: TcpListener,
     api: lockstep_api::ApiConfig,
@@ -226,11 +228,14 @@ impl Server {
         let url = format!("{scheme}://{address}");
         let links = links::open(&args.links, &site, &url, certificate.as_deref())?;
         links::register(&links, &mut table);
+        let collectors = Collectors::open(site.clone()).context("the collectors cannot be read")?;
+        collectors.register(&mut table);
         Ok(Self {
             url,
             site,
             stats,
             links,
+            collectors,
             new_password,
             table: Arc::new(table),
             listener,
@@ -257,6 +262,7 @@ impl Server {
             None => None,
         };
         self.links.start().await;
+        self.collectors.start();
         let site = self.site.clone();
         let stopping = async move {
             stop.await;
@@ -266,6 +272,7 @@ impl Server {
         if let Some(collector) = collector {
             collector.abort();
         }
+        self.collectors.stop().await;
         if let Some(provider) = provider {
             provider.stop().await;
         }

@@ -62,11 +62,6 @@ impl Element {
     pub(crate) fn long_at(&self, path: &str) -> Option<i64> {
         self.text_at(path)?.parse().ok()
     }
-
-    /// The truth at a path.
-    pub(crate) fn boolean_at(&self, path: &str) -> Option<bool> {
-        boolean(self.text_at(path)?)
-    }
 }
 
 /// What `xsd:boolean` means.

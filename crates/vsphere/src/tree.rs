@@ -24,11 +24,6 @@ pub(crate) struct Tree {
     places: HashMap<Box<str>, Place>,
 }
 
-/// Whether objects of a type are in a [`Tree`].
-pub(crate) fn is_container(kind: &str) -> bool {
-    matches!(kind, "Folder" | "StoragePod" | "Datacenter" | "ComputeResource" | "ClusterComputeResource")
-}
-
 impl Tree {
     fn place(&mut self, object: &ObjectRef) -> &mut Place {
         let place = self.places.entry(object.id.clone()).or_default();

@@ -1,6 +1,6 @@
 //! The resources of collectors: what keeps a part of the inventory as a source outside has it.
 
-use super::{date_time, long, model, string, structure};
+use super::{date_time, model, string, structure};
 use crate::ResourceModel;
 
 /// The type of collectors; the id is the collector's name.
@@ -23,7 +23,6 @@ pub(super) fn models() -> Vec<ResourceModel> {
             string("status"),
             structure("status_message", vec![string("id"), string("default_message"), string("args").list()]),
             date_time("status_since"),
-            long("resources"),
             date_time("created"),
             string("password").secret(),
         ],
