@@ -26,8 +26,20 @@ const STEADY: [(&str, &str, &str); 3] = [
 pub(crate) struct Changes {
     updates: Vec<Update>,
     by_object: HashMap<ObjectRef, usize>,
-    /// Objects that went in a chain of answers and have not come back in it. They are deleted at its end.
+    /// Objects that went in a chain of answers and have not come back in it.
     gone: HashSet<ObjectRef>,
+    /// Objects that came in the chain.
+    entered: HashSet<ObjectRef>,
+}
+
+/// Objects that have gone by the end of a chain of answers.
+#[derive(Debug, Default)]
+pub(crate) struct Gone {
+    /// They are not there any more.
+    pub(crate) sure: Vec<ObjectRef>,
+    /// They came and went in one chain. Which was last is not certain, since an update set has no order within: one that moves may be told
+    /// as come before it is told as gone.
+    pub(crate) doubtful: Vec<ObjectRef>,
 }
 
 /// What is to be written.
@@ -60,6 +72,9 @@ impl Changes {
             return hidden;
         }
         self.gone.remove(&update.object);
+        if update.kind == Kind::Enter {
+            self.entered.insert(update.object.clone());
+        }
         match self.by_object.get(&update.object) {
             Some(at) if update.kind == Kind::Modify && self.updates[*at].kind != Kind::Leave => {
                 let before = &mut self.updates[*at];
@@ -77,8 +92,15 @@ impl Changes {
     }
 
     /// The objects that have gone, at the end of a chain of answers.
-    pub(crate) fn take_gone(&mut self) -> Vec<ObjectRef> {
-        self.gone.drain().collect()
+    pub(crate) fn take_gone(&mut self) -> Gone {
+        let entered = std::mem::take(&mut self.entered);
+        let (doubtful, sure) = self.gone.drain().partition(|object| entered.contains(object));
+        Gone { sure, doubtful }
+    }
+
+    /// The objects that came since the last time this was asked, or a chain ended.
+    pub(crate) fn take_entered(&mut self) -> HashSet<ObjectRef> {
+        std::mem::take(&mut self.entered)
     }
 
     /// What is waiting, with what stands above others first.
@@ -218,6 +240,8 @@ mod tests {
             update(vm, "vm-1", "modify", &[("name", "<val>c</val>")]).await,
             update(vm, "vm-2", "enter", &[("name", "<val>d</val>")]).await,
             update(vm, "vm-2", "leave", &[]).await,
+            update(vm, "vm-3", "modify", &[("name", "<val>d</val>")]).await,
+            update(vm, "vm-3", "leave", &[]).await,
             update("Folder", "group-v1", "enter", &[("name", "<val>e</val>")]).await,
             update("Task", "task-1", "enter", &[("name", "<val>e</val>")]).await,
         ] {
@@ -230,7 +254,8 @@ mod tests {
         ];
         assert_eq!(told(&batch), expected);
         let gone = changes.take_gone();
-        assert_eq!(gone.iter().map(|object| &*object.id).collect::<Vec<_>>(), ["vm-2"]);
+        let ids = |objects: &[ObjectRef]| objects.iter().map(|object| object.id.to_string()).collect::<Vec<_>>();
+        assert_eq!((ids(&gone.sure), ids(&gone.doubtful)), (vec!["vm-3".to_owned()], vec!["vm-2".to_owned()]));
         assert_eq!(changes.len(), 0);
     }
 

@@ -26,7 +26,7 @@ use lockstep_site::Site;
 use lockstep_site::collected::{self, Incoming, Seen};
 use tokio::sync::watch;
 
-use crate::changes::{Batch, Changes};
+use crate::changes::{Batch, Changes, Gone};
 use crate::element::Answer;
 use crate::error::CollectError;
 use crate::object::{Hidden, Ids, Kind, ObjectRef, Update};
@@ -233,22 +233,39 @@ impl Run {
         }
         self.flush(reading).await?;
         self.read_again(vim, reading).await?;
-        let gone = reading.changes.take_gone();
+        let Gone { sure, doubtful } = reading.changes.take_gone();
+        let gone = [sure, self.still_missing(vim, reading, doubtful).await?].concat();
         let gone: Vec<ResourceId> = gone.iter().filter_map(|object| self.ids.resource(object)).collect();
+        if let Some(seen) = &mut reading.seen {
+            gone.iter().for_each(|id| drop(seen.remove(id)));
+        }
         for part in gone.chunks(BATCH_OBJECTS) {
             self.write(part.iter().map(|id| Incoming { id: id.clone(), seen: Seen::Gone }).collect()).await?;
         }
         Ok(version)
     }
 
+    /// Reads objects of which it is not certain whether they are there; answers those that are not.
+    async fn still_missing(
+        &self,
+        vim: &mut Vim,
+        reading: &mut Reading,
+        doubtful: Vec<ObjectRef>,
+    ) -> Result<Vec<ObjectRef>, CollectError> {
+        for objects in doubtful.chunks(OBJECTS_ASKED) {
+            let mut answer = vim.retrieve(&Asked { view: None, objects, kinds: &[] }).await?;
+            self.take_objects(vim, &mut answer, reading, false).await?;
+        }
+        let entered = reading.changes.take_entered();
+        self.flush(reading).await?;
+        Ok(doubtful.into_iter().filter(|object| !entered.contains(object)).collect())
+    }
+
     fn take(&self, reading: &mut Reading, update: Update) {
         if let Some(seen) = &mut reading.seen {
             self.status.advance(1);
-            if let Some(id) = self.ids.resource(&update.object) {
-                match update.kind {
-                    Kind::Enter | Kind::Modify => seen.insert(id),
-                    Kind::Leave => seen.remove(&id),
-                };
+            if let Some(id) = self.ids.resource(&update.object).filter(|_| update.kind != Kind::Leave) {
+                seen.insert(id);
             }
         }
         let hidden = reading.changes.take(&mut reading.tree, update);

@@ -173,17 +173,16 @@ impl Collectors {
             password: String::new(),
             name,
         };
+        if let Some(same) = others.iter().find(|other| other.address == collector.address) {
+            let text = format!("{} is collected by {} already", collector.address, same.name);
+            let args = vec![same.name.clone()];
+            return Err(Error::new(ErrorKind::AlreadyExists, "lockstep.collectors.same_source", text, args));
+        }
         let mut there = source(&collector, spec.password.clone()).enter().await.map_err(|error| refused(&error))?;
         collector.source_id = there.about.instance.clone();
         collector.product = Some(there.about.product.clone());
         // It ends by itself otherwise.
         let _ = there.logout().await;
-        let same = others.iter().find(|other| other.source_id.is_some() && other.source_id == collector.source_id);
-        if let Some(same) = same {
-            let text = format!("{} is collected by {} already", collector.address, same.name);
-            let args = vec![same.name.clone()];
-            return Err(Error::new(ErrorKind::AlreadyExists, "lockstep.collectors.same_source", text, args));
-        }
         collector.password = self.sealer.seal(&purpose(&collector.name), &spec.password).map_err(|error| {
             tracing::error!(%error, "a password cannot be sealed");
             Error::internal()

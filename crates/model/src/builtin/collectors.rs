@@ -16,7 +16,7 @@ pub(super) fn models() -> Vec<ResourceModel> {
             string("thumbprint"),
             // What the ids of the collector's resources begin with; decided once.
             string("id_prefix"),
-            // Which installation the source said it is at the first contact: another one behind the same address is refused.
+            // Which installation the source says it is.
             string("source_id"),
             string("product"),
             // What changes with every round is not stored: an inventory at rest writes nothing.
