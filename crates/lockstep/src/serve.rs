@@ -261,8 +261,9 @@ impl Server {
     /// # Errors
     /// When the listener fails.
     pub async fn run(self, stop: impl Future<Output = ()> + Send + 'static) -> Result<()> {
-        let collector =
-            self.collect_host.then(|| tokio::spawn(collector::keep_host(self.site.clone(), self.libvirt.clone())));
+        let collector = self.collect_host.then(|| {
+            tokio::spawn(collector::keep_host(self.site.clone(), self.collectors.clone(), self.libvirt.clone()))
+        });
         let running = Running::start(&self.stats)?;
         let provider = match &self.provider_dir {
             Some(dir) => Some(provider::start(self.calls("provider"), self.stats.clone(), dir)?),

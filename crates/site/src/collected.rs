@@ -8,10 +8,11 @@
 //! A resource that another collector keeps, or that came by a link, is left alone and told in [`Outcome::taken`]. One that nobody keeps, or
 //! whose collector is gone, is taken over.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
 use lockstep_journal::{Batch, Change, CommitError, Expect, Operation};
+use lockstep_model::builtin::{TAG, TAG_CATEGORY, TAGS, is_taggable};
 use lockstep_model::{COLLECTED_BY, Document, Misfit, ResourceId, TypeDef, Value};
 use lockstep_query::View;
 use serde_json::Map;
@@ -46,6 +47,8 @@ pub enum Seen {
         /// The values as plain JSON, in the shape of a document.
         properties: Map<String, serde_json::Value>,
     },
+    /// Its tags, of those that the collector collects. Other tags stay, and nothing is made that is not here.
+    Tagged(BTreeSet<ResourceId>),
     /// It is gone.
     Gone,
 }
@@ -91,12 +94,23 @@ fn plan(view: &View, collector: &ResourceId, incoming: &[Incoming]) -> Planned {
     let mut planned = Planned::default();
     let mut wanted = Vec::with_capacity(incoming.len());
     for Incoming { id, seen } in incoming {
-        if !is_free(view, collector, id) {
+        // A collected tag may be on anybody's object.
+        let is_open = match seen {
+            Seen::Tagged(_) => view.find(id).is_some_and(|found| found.linked_from().is_none()),
+            Seen::Present { .. } | Seen::Gone => is_free(view, collector, id),
+        };
+        if !is_open {
             planned.outcome.taken.push(id.clone());
             continue;
         }
         match seen {
             Seen::Gone => wanted.push(Wanted { id: id.clone(), present: None }),
+            Seen::Tagged(tags) => {
+                let type_def = view.registry().type_def(id.resource_type.as_str()).filter(|def| is_taggable(def));
+                let Some((stored, type_def)) = view.get(id).zip(type_def) else { continue };
+                let document = tagged(view, collector, stored.document, tags);
+                wanted.push(Wanted { id: id.clone(), present: Some((type_def.clone(), document)) });
+            }
             Seen::Present { is_whole, paths, properties } => {
                 let stored = view.get(id).map(|stored| stored.document);
                 if stored.is_none() && !is_whole {
@@ -162,6 +176,25 @@ fn merged(
     Ok(document)
 }
 
+/// The document with those tags, of the ones that the collector keeps.
+fn tagged(view: &View, collector: &ResourceId, mut document: Document, tags: &BTreeSet<ResourceId>) -> Document {
+    let before: Vec<ResourceId> = match document.get(TAGS) {
+        Some(Value::List(items)) => items.iter().filter_map(|item| item.as_id().cloned()).collect(),
+        _ => Vec::new(),
+    };
+    let is_ours = |tag: &ResourceId| collector_of(view, tag).as_ref() == Some(collector);
+    let (mut after, gone): (Vec<ResourceId>, Vec<ResourceId>) =
+        before.into_iter().partition(|tag| tags.contains(tag) || !is_ours(tag));
+    let added: Vec<ResourceId> = tags.iter().filter(|tag| !after.contains(tag)).cloned().collect();
+    if gone.is_empty() && added.is_empty() {
+        return document;
+    }
+    after.extend(added);
+    let items: Box<[Value]> = after.into_iter().map(Value::from).collect();
+    document.set(TAGS, (!items.is_empty()).then_some(Value::List(items)));
+    document
+}
+
 /// Writes what differs between what a collector has seen and what is here, in one commit, or in none when nothing does.
 ///
 /// `incoming` names no resource twice.
@@ -175,6 +208,15 @@ pub async fn write(
     incoming: Vec<Incoming>,
 ) -> Result<Outcome, CommitError> {
     let incoming: Arc<[Incoming]> = incoming.into();
+    let is_of_tagging = |one: &Incoming| matches!(one.id.resource_type.as_str(), TAG | TAG_CATEGORY);
+    let is_attaching = incoming.iter().any(|one| matches!(one.seen, Seen::Tagged(_)));
+    // As whoever else edits tags: see [`Site::tagging`].
+    let (mut _alone, mut _shared) = (None, None);
+    if incoming.iter().any(is_of_tagging) {
+        _alone = Some(site.tagging.write().await);
+    } else if is_attaching {
+        _shared = Some(site.tagging.read().await);
+    }
     let mut last = CommitError::Closed;
     for _ in 0..TRIES_MAX {
         let (here, collector, incoming) = (site.clone(), collector.clone(), incoming.clone());
@@ -201,20 +243,20 @@ pub fn kept(view: &View, collector: &ResourceId) -> Vec<ResourceId> {
     view.registry().types().flat_map(|def| view.referring(def.name.as_str(), COLLECTED_BY, collector)).collect()
 }
 
-/// Deletes what a collector keeps and is not among `present`: what its source, read completely, does not have any more.
+/// Deletes those of the resources that a collector keeps of which `is_gone` says so.
 ///
 /// Answers how many there were.
 ///
 /// # Errors
 /// [`CommitError`]; some may be deleted then.
-pub async fn delete_others(
+pub async fn delete_where(
     site: &Arc<Site>,
     author: &Arc<str>,
     collector: &ResourceId,
-    present: &HashSet<ResourceId>,
+    is_gone: impl Fn(&ResourceId) -> bool,
 ) -> Result<usize, CommitError> {
     let mut gone = kept(&site.view(), collector);
-    gone.retain(|id| !present.contains(id));
+    gone.retain(|id| is_gone(id));
     let mut deleted = 0;
     // What is deepest goes first, so that what is left always has the parents it says.
     let depths: HashMap<ResourceId, usize> = {

@@ -17,6 +17,7 @@
 //! | `Collector` resources, the operations `lockstep.collectors`, a task for each | `service`, `stored`, `status` |
 //! | sessions, reads, following | `run`, `changes`, `tree` |
 //! | from their properties to ours | `map`: a table of rules |
+//! | tags and categories over the REST API, every minute | `tags` |
 //! | the SOAP API, a dozen methods | `vim`, `element` |
 //! | errors, with what to do | `error` |
 //!
@@ -28,8 +29,8 @@
 //! which is decided when it is made and never changes; one may be given instead. Decision 005 says more.
 //!
 //! # Who owns what
-//! The module [`collected`](lockstep_site::collected) has the rules. Of its resources a collector owns what `map` sets; tags and whatever
-//! else people add stay.
+//! The module [`collected`](lockstep_site::collected) has the rules. Of its resources a collector owns what `map` sets, and of
+//! their lists of tags those tags that it collected; tags of this site and whatever else people add stay.
 
 mod changes;
 mod element;
@@ -40,8 +41,9 @@ mod run;
 mod service;
 mod status;
 mod stored;
+mod tags;
 mod times;
 mod tree;
 mod vim;
 
-pub use service::Collectors;
+pub use service::{Collectors, Elsewhere};

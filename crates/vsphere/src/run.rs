@@ -32,6 +32,7 @@ use crate::error::CollectError;
 use crate::object::{Hidden, Ids, Kind, ObjectRef, Update};
 use crate::status::Status;
 use crate::stored;
+use crate::tags::{Tags, is_of_tagging};
 use crate::tree::Tree;
 use crate::vim::{Asked, Vim};
 
@@ -165,20 +166,37 @@ impl Run {
         let mut reading = Reading { tree: Tree::default(), changes: Changes::default(), again: Vec::new(), seen: None };
         self.read_containers(vim, &view, &mut reading).await?;
         reading.seen = Some(HashSet::new());
+        let mut tags = Tags::default();
         let mut version = String::new();
         loop {
             version = self.chain(vim, &watcher, version, &mut reading).await?;
             let Some(present) = reading.seen.take() else {
                 self.status.confirmed();
+                self.keep_tags(vim, &mut tags).await?;
                 continue;
             };
-            let deleted = collected::delete_others(&self.site, &self.author, &self.collector, &present).await;
+            let is_gone = |id: &ResourceId| !is_of_tagging(id) && !present.contains(id);
+            let deleted = collected::delete_where(&self.site, &self.author, &self.collector, is_gone).await;
             let deleted = deleted.map_err(CollectError::Journal)?;
             let took = began.elapsed();
             tracing::info!(collector = %self.collector.id, objects = present.len(), deleted, ?took, "a source was read");
             self.status.following(u64::try_from(took.as_millis()).unwrap_or(u64::MAX));
             stored::write_status(&self.site, &self.author, &self.collector, None).await;
+            self.keep_tags(vim, &mut tags).await?;
         }
+    }
+
+    /// Reads tags when it is time to. A source that does not tell them is collected without; it is shown as hidden.
+    async fn keep_tags(&self, vim: &mut Vim, tags: &mut Tags) -> Result<(), CollectError> {
+        let seen = match tags.read(vim, &self.source).await {
+            Ok(Some(seen)) => seen,
+            Ok(None) => return Ok(()),
+            Err(why) => {
+                self.status.hidden([Hidden { kind: "Tag".to_owned(), path: String::new(), why }]);
+                return Ok(());
+            }
+        };
+        seen.write(&self.site, &self.author, &self.collector, &self.ids).await.map_err(CollectError::Journal)
     }
 
     /// Reads what stands above others, and writes it from the top down.
@@ -237,7 +255,9 @@ impl Run {
         let gone = [sure, self.still_missing(vim, reading, doubtful).await?].concat();
         let gone: Vec<ResourceId> = gone.iter().filter_map(|object| self.ids.resource(object)).collect();
         if let Some(seen) = &mut reading.seen {
-            gone.iter().for_each(|id| drop(seen.remove(id)));
+            for id in &gone {
+                seen.remove(id);
+            }
         }
         for part in gone.chunks(BATCH_OBJECTS) {
             self.write(part.iter().map(|id| Incoming { id: id.clone(), seen: Seen::Gone }).collect()).await?;

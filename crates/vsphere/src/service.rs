@@ -6,13 +6,13 @@ use std::sync::Arc;
 use lockstep_client::{ClientError, Thumbprint, Trust};
 use lockstep_contract::services::NoInput;
 use lockstep_contract::services::collectors::{
-    self as declared, CollectorInput, Count, CreateInput, DeleteInput, Hidden, Info, Phase,
+    self as declared, CollectorInput, Count, CreateInput, DeleteInput, Hidden, Info, Kind, Phase,
 };
-use lockstep_contract::{Error, ErrorData, ErrorKind, Secret};
-use lockstep_model::{COLLECTED_BY, ID_BYTES_MAX};
+use lockstep_contract::{Error, ErrorData, ErrorKind, Message, Secret};
+use lockstep_model::{COLLECTED_BY, ID_BYTES_MAX, ResourceId};
 use lockstep_site::seal::{SealError, Sealer};
 use lockstep_site::table::{Context, Table};
-use lockstep_site::{Site, collected, commit_error};
+use lockstep_site::{Site, WriteError, collected, commit_error};
 use parking_lot::Mutex;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
@@ -22,7 +22,7 @@ use crate::object::Ids;
 use crate::run::{Run, Source};
 use crate::status::{self, Status};
 use crate::stored::{self, Collector, purpose, resource};
-use crate::{times, vim};
+use crate::{tags, times, vim};
 
 /// Collectors at the most: each holds a connection and a task.
 const COLLECTORS_MAX: usize = 100;
@@ -32,6 +32,40 @@ const NAME_BYTES_MAX: usize = 128;
 
 /// Longest prefix of ids, in bytes: the source's own ids come behind it, and the names of sites before it.
 const PREFIX_BYTES_MAX: usize = ID_BYTES_MAX / 4;
+
+/// The name of the collector of the server's own machine.
+const HOST_NAME: &str = "host";
+
+/// A collector that runs elsewhere in the server: it says how it is doing, and is shown with the others.
+#[derive(Clone)]
+pub struct Elsewhere {
+    site: Arc<Site>,
+    id: ResourceId,
+    status: Arc<Status>,
+}
+
+impl Elsewhere {
+    /// The collector's resource.
+    pub fn id(&self) -> &ResourceId {
+        &self.id
+    }
+
+    /// All is as it is there. Writes nothing while that goes on.
+    pub async fn confirmed(&self, objects: usize) {
+        let is_news = self.status.moment().phase != status::Phase::Following;
+        self.status.all_here(objects as u64);
+        if is_news {
+            stored::write_status(&self.site, &author(&self.id.id), &self.id, None).await;
+        }
+    }
+
+    /// The source cannot be read. Writes nothing while that goes on.
+    pub async fn failed(&self, why: String) {
+        let message = Message::new("lockstep.collectors.host", why, Vec::new());
+        self.status.failed(message.clone());
+        stored::write_status(&self.site, &author(&self.id.id), &self.id, Some(&message)).await;
+    }
+}
 
 /// A collector at work.
 struct Live {
@@ -88,12 +122,47 @@ impl Collectors {
 
     /// Starts the collectors that are stored.
     pub fn start(&self) {
-        for collector in stored::all(&self.site) {
+        for collector in stored::all(&self.site).into_iter().filter(|collector| collector.kind == Kind::Vcenter) {
             match self.sealer.open_sealed(&purpose(&collector.name), &collector.password) {
                 Ok(password) => self.launch(collector, Ok(password)),
                 Err(error) => self.launch(collector, Err(CollectError::Password(error.to_string()))),
             }
         }
+    }
+
+    /// The collector of the server's own machine, which runs elsewhere; made at the first need.
+    ///
+    /// # Errors
+    /// [`WriteError`].
+    pub async fn host(&self, host_name: &str) -> Result<Elsewhere, WriteError> {
+        let id = resource(HOST_NAME);
+        let stored = self.site.view().get(&id);
+        let known = stored.and_then(|stored| Collector::from_document(HOST_NAME, &stored.document));
+        let collector = match known.filter(|known| known.kind == Kind::Host && known.address == host_name) {
+            Some(known) => known,
+            None => {
+                let collector = Collector {
+                    name: HOST_NAME.to_owned(),
+                    kind: Kind::Host,
+                    address: host_name.to_owned(),
+                    user: String::new(),
+                    thumbprint: None,
+                    id_prefix: String::new(),
+                    source_id: None,
+                    product: None,
+                    created_ms: times::now_ms(),
+                    password: String::new(),
+                };
+                let document = collector.to_document();
+                self.site.write_document(author(HOST_NAME), id.clone(), document, None).await?;
+                collector
+            }
+        };
+        let status = Arc::new(Status::default());
+        let (stop, _) = watch::channel(false);
+        let live = Live { collector, status: status.clone(), stop, task: Mutex::default() };
+        self.live.lock().insert(HOST_NAME.to_owned(), Arc::new(live));
+        Ok(Elsewhere { site: self.site.clone(), id, status })
     }
 
     /// Stops all collectors, and waits until each has ended its session.
@@ -135,6 +204,9 @@ impl Collectors {
 
     async fn create(&self, context: &Context, input: CreateInput) -> Result<String, Error> {
         let spec = input.spec;
+        if spec.kind != Kind::Vcenter {
+            return Err(invalid("kind", "only collectors of kind VCENTER are made; a host is collected by its server"));
+        }
         let url = vim::url_of(&spec.address).map_err(|error| refused(&error))?;
         let name = spec.name.unwrap_or_else(|| url.host_str().unwrap_or_default().trim_matches(['[', ']']).to_owned());
         check_name(&name)?;
@@ -157,7 +229,7 @@ impl Collectors {
         }
         let id_prefix = match spec.id_prefix {
             Some(prefix) => prefix,
-            None if others.iter().all(|other| !other.id_prefix.is_empty()) => String::new(),
+            None if others.iter().all(|other| other.kind != spec.kind || !other.id_prefix.is_empty()) => String::new(),
             None => format!("{name}:"),
         };
         check_prefix(&id_prefix, &others)?;
@@ -189,7 +261,7 @@ impl Collectors {
         })?;
         let id = resource(&collector.name);
         let created = self.site.create_document(context.caller.name(), id, &collector.to_document()).await;
-        created.map_err(lockstep_site::WriteError::into_error)?;
+        created.map_err(WriteError::into_error)?;
         let name = collector.name.clone();
         self.launch(collector, Ok(spec.password));
         Ok(name)
@@ -197,22 +269,39 @@ impl Collectors {
 
     async fn delete(&self, context: &Context, input: DeleteInput) -> Result<(), Error> {
         let _turn = self.changing.lock().await;
-        let live = self.find(&input.collector)?;
-        live.stop.send_replace(true);
-        live.ended().await;
+        let live = match self.find(&input.collector) {
+            // A host that this server does not collect is stored, and nothing else.
+            Err(_) if input.collector == HOST_NAME && self.is_stored(HOST_NAME) => None,
+            found => Some(found?),
+        };
+        if live.as_ref().is_some_and(|live| live.collector.kind == Kind::Host) {
+            let text = "this server collects its host: start it with --no-collect-host to end that";
+            let kind = ErrorKind::NotAllowedInCurrentState;
+            return Err(Error::new(kind, "lockstep.collectors.host", text, vec![input.collector]));
+        }
+        if let Some(live) = live {
+            live.stop.send_replace(true);
+            live.ended().await;
+        }
         let id = resource(&input.collector);
         if input.purge == Some(true) {
-            let nothing = std::collections::HashSet::new();
-            let deleted = collected::delete_others(&self.site, &author(&input.collector), &id, &nothing).await;
+            let author = author(&input.collector);
+            let detached = tags::detach(&self.site, &author, &id).await;
+            detached.map_err(|error| commit_error(&error))?;
+            let deleted = collected::delete_where(&self.site, &author, &id, |_| true).await;
             deleted.map_err(|error| commit_error(&error))?;
         }
         let deleted = self.site.delete_resource(context.caller.name(), id, None, false).await;
         match deleted {
-            Ok(_) | Err(lockstep_site::WriteError::NotFound(_)) => {}
+            Ok(_) | Err(WriteError::NotFound(_)) => {}
             Err(error) => return Err(error.into_error()),
         }
         self.live.lock().remove(&input.collector);
         Ok(())
+    }
+
+    fn is_stored(&self, name: &str) -> bool {
+        self.site.view().modified(&resource(name)).is_some()
     }
 
     fn find(&self, name: &str) -> Result<Arc<Live>, Error> {
@@ -334,7 +423,8 @@ fn check_prefix(prefix: &str, others: &[Collector]) -> Result<(), Error> {
             format!("it must be empty, or end with a colon and have no ~, {PREFIX_BYTES_MAX} bytes at the most");
         return Err(invalid("id_prefix", &message));
     }
-    if let Some(other) = others.iter().find(|other| other.id_prefix == prefix) {
+    let is_same = |other: &&Collector| other.kind == Kind::Vcenter && other.id_prefix == prefix;
+    if let Some(other) = others.iter().find(is_same) {
         let message = format!("the ids of collector {} begin with {prefix:?} already", other.name);
         return Err(invalid("id_prefix", &message));
     }
@@ -366,7 +456,6 @@ fn refused(error: &CollectError) -> Error {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use lockstep_contract::services::collectors::Kind;
 
     #[test]
     fn prefixes_of_two_collectors_differ() {

@@ -91,6 +91,13 @@ impl Status {
         moment.confirmed_ms = Some(times::now_ms());
     }
 
+    /// The source was read whole in no time, and all of it is here.
+    pub(crate) fn all_here(&self, objects: u64) {
+        let confirmed_ms = Some(times::now_ms());
+        let (phase, done) = (Phase::Following, objects);
+        *self.moment.lock() = Moment { phase, done, total: done, confirmed_ms, ..Moment::default() };
+    }
+
     pub(crate) fn confirmed(&self) {
         self.moment.lock().confirmed_ms = Some(times::now_ms());
     }

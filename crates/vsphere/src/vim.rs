@@ -3,7 +3,7 @@
 //! A call is sent once; whoever calls knows whether to try again. Answers are read while they come ([`Answer`]).
 
 use std::fmt::Write as _;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use lockstep_client::{Connector, Trust};
 use lockstep_contract::Secret;
@@ -31,6 +31,8 @@ pub(crate) struct About {
     pub(crate) product: String,
     /// The installation; an ESXi host does not tell one.
     pub(crate) instance: Option<String>,
+    /// Whether it is a vCenter, not a host.
+    pub(crate) is_vcenter: bool,
     /// The version of the API.
     pub(crate) version: (u32, u32),
     version_text: String,
@@ -38,7 +40,7 @@ pub(crate) struct About {
 
 /// A source, and the session there.
 pub(crate) struct Vim {
-    connector: Connector,
+    pub(crate) connector: Connector,
     /// `https://HOST[:PORT]`, for people.
     pub(crate) url: String,
     pub(crate) about: About,
@@ -118,7 +120,8 @@ impl Vim {
         let view_manager = object("viewManager")?;
         let session_manager = object("sessionManager")?;
         let instance = Some(text("about.instanceUuid")).filter(|uuid| !uuid.is_empty());
-        let about = About { product: text("about.fullName"), instance, version, version_text };
+        let is_vcenter = text("about.apiType") == "VirtualCenter";
+        let about = About { product: text("about.fullName"), instance, is_vcenter, version, version_text };
         Ok(Self { about, root, property_collector, view_manager, session_manager, ..vim })
     }
 
@@ -339,7 +342,9 @@ impl Vim {
             url: self.url.clone(),
             reason: format!("no answer to {method} within {} seconds", silence_max.as_secs()),
         };
+        let began = Instant::now();
         let response = tokio::time::timeout(silence_max, request.send()).await.map_err(silent)?;
+        tracing::debug!(method, took = ?began.elapsed(), "a source began to answer");
         let response = response.map_err(|error| CollectError::Peer(self.connector.failure(&self.url, &error)))?;
         let status = response.status();
         for cookie in response.headers().get_all(SET_COOKIE) {

@@ -168,11 +168,16 @@ async fn round(client: &Client, reader: &Arc<HostReader>) -> Result<()> {
         let told = describe(&write);
         match apply(client, write).await {
             Ok(()) => eprintln!("{told}"),
-            // Somebody else was faster; the next round sees what is there.
+            // Somebody else was faster, or keeps it; the next round sees what is there.
             Err(error)
                 if matches!(
                     error.kind(),
-                    Some(ErrorKind::AlreadyExists | ErrorKind::NotFound | ErrorKind::ConcurrentChange)
+                    Some(
+                        ErrorKind::AlreadyExists
+                            | ErrorKind::NotFound
+                            | ErrorKind::ConcurrentChange
+                            | ErrorKind::NotAllowedInCurrentState
+                    )
                 ) => {}
             Err(error) => return Err(error).context(told),
         }

@@ -8,6 +8,8 @@ enumeration! {
     pub enum Kind = "lockstep.collectors.kind" {
         /// A vCenter, or an ESXi host.
         Vcenter = "VCENTER",
+        /// The machine that the server runs on, and the virtual machines there. Such a collector is not made by `create`: `serve` has it.
+        Host = "HOST",
     }
 }
 
@@ -84,9 +86,9 @@ structure! {
         collector: String,
         /// What it collects from.
         kind: Kind,
-        /// Where the source is.
+        /// Where the source is; for a host its name.
         address: String,
-        /// The account there.
+        /// The account there; empty for a host.
         user: String,
         /// The certificate that the source must show.
         ssl_thumbprint: Option<String>,
@@ -163,9 +165,9 @@ operation! {
 }
 
 operation! {
-    /// Ends a collector.
+    /// Ends a collector. The one of the server's own machine cannot be ended while the server collects it.
     pub Delete = "lockstep.collectors"."delete"(DeleteInput) -> (),
-    errors: [NotFound, ServiceUnavailable, Unauthenticated, Unauthorized],
+    errors: [NotAllowedInCurrentState, NotFound, ServiceUnavailable, Unauthenticated, Unauthorized],
     privilege: Accounts,
     rest: Rest::new(Method::Delete, "/lockstep/collectors/{collector}", 204),
 }

@@ -387,6 +387,46 @@ fn what_happens_at_the_source_is_in_the_feed_and_nothing_else() {
     equal(&server, &vcsim, "", SOON);
 }
 
+#[test]
+fn tags_and_their_categories_come_along_and_those_of_people_stay() {
+    if !is_there() {
+        return;
+    }
+    let vcsim = Vcsim::start(&["-vm", "2"]);
+    let category = vcsim.govc(&["tags.category.create", "tier"]).trim().to_owned();
+    let gold = vcsim.govc(&["tags.create", "-c", "tier", "gold"]).trim().to_owned();
+    vcsim.govc(&["tags.attach", "gold", "/DC0/vm/DC0_H0_VM0"]);
+    let server = server();
+    let mut own = server.cli(&["tag", "categories", "create", "mine"]);
+    let output = own.output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    vcsim.collect(&server, "vc", vcsim.address());
+    let id = vm_id(&vcsim, "DC0_H0_VM0");
+    let tags = eventually(READ, "the tag is attached", || {
+        let tags = stored(&server, "VirtualMachine", &id)["tags"].clone();
+        tags.is_array().then_some(tags)
+    });
+    assert_eq!(tags, json!([{"type": "Tag", "id": gold}]));
+    let tag = stored(&server, "Tag", &gold);
+    assert_eq!((&tag["name"], &tag["category"]["id"]), (&json!("gold"), &json!(category)), "{tag}");
+    assert_eq!(stored(&server, "TagCategory", &category)["name"], "tier");
+    let asked = server.cli(&["query", "VirtualMachine where tags.name = 'gold'", "--output", "csv"]).output().unwrap();
+    assert!(String::from_utf8_lossy(&asked.stdout).contains(&id));
+
+    // People's own tag stays beside it, over a change and a purge.
+    let path = format!("/api/lockstep/resources/VirtualMachine/{id}");
+    let both = json!({"tags": [{"type": "Tag", "id": "mine"}, {"type": "Tag", "id": gold}]});
+    let (status, answer) = server.call("PATCH", &path, &json!({ "properties": both }));
+    assert!(status < 300, "{answer}");
+    vcsim.govc(&["object.rename", "/DC0/vm/DC0_H0_VM0", "renamed"]);
+    equal(&server, &vcsim, "", SOON);
+    assert_eq!(stored(&server, "VirtualMachine", &id)["tags"], both["tags"]);
+    let ended = server.cli(&["collect", "delete", "vc", "--purge"]).output().unwrap();
+    assert!(ended.status.success(), "{}", String::from_utf8_lossy(&ended.stderr));
+    let (status, _) = server.call("GET", &format!("/api/lockstep/resources/Tag/{gold}"), &json!(null));
+    assert_eq!(status, 404);
+}
+
 /// Passes bytes on, and cuts the connection that the source has sent so many over.
 struct Proxy {
     address: SocketAddr,
