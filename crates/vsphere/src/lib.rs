@@ -26,7 +26,7 @@
 //! # Ids
 //! A resource's id is the managed object's own, `vm-42`, as VMware's clients expect. Those ids are unique within one source only, and
 //! two sources have the same as a rule. So the first collector of a site has the bare ones, and each further one a prefix, `NAME:`,
-//! which is decided when it is made and never changes; one may be given instead. Decision 005 says more.
+//! which is decided when it is made and never changes; one may be given instead. The decision 006 says why.
 //!
 //! # Who owns what
 //! The module [`collected`](lockstep_site::collected) has the rules. Of its resources a collector owns what `map` sets, and of

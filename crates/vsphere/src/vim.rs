@@ -397,6 +397,10 @@ fn of_fault(method: &'static str, fault: &Element) -> CollectError {
     });
     match (kind.unwrap_or("a fault"), detail) {
         ("NotAuthenticated", _) => CollectError::SessionEnded,
+        // The collector that watched, or what it has told, is gone with the session, or by a restart of the service behind.
+        ("InvalidCollectorVersion" | "ManagedObjectNotFound", _) if method == "WaitForUpdatesEx" => {
+            CollectError::SessionEnded
+        }
         ("NoPermission", Some(detail)) => CollectError::Denied {
             method,
             privilege: detail.text_at("privilegeId").unwrap_or("unknown").to_owned(),
