@@ -114,7 +114,7 @@ pub fn plan(observed: &[Observed], stored: &Stored<'_>, of_host: &OfHost<'_>) ->
         match stored(one.resource_type, &one.id) {
             None => writes.push(Write::Create { resource_type, id, properties: one.properties.clone() }),
             Some(before) => {
-                let properties = differences(&before, &one.properties, owned(one.resource_type));
+                let properties = differences(&before, &one.properties, kept(one.resource_type));
                 if !properties.is_empty() {
                     writes.push(Write::Patch { resource_type, id, properties });
                 }
@@ -141,14 +141,23 @@ fn is_libvirt_connected(host: &Observed) -> bool {
     host.properties.get("libvirt").is_some_and(|libvirt| libvirt["connected"] == true)
 }
 
+/// The properties of an existing resource that the collector keeps as observed.
+pub fn kept(resource_type: &str) -> impl Iterator<Item = &'static str> {
+    owned(resource_type).iter().copied().filter(|name| !ON_CREATE_ONLY.contains(name))
+}
+
 fn owned(resource_type: &str) -> &'static [&'static str] {
     OF_HOST.iter().find(|(name, _)| *name == resource_type).map_or(HOST, |(_, owned)| owned)
 }
 
 /// The leaves in which what the collector owns differs.
-fn differences(before: &Map<String, Value>, after: &Map<String, Value>, owned: &[&str]) -> Map<String, Value> {
+fn differences(
+    before: &Map<String, Value>,
+    after: &Map<String, Value>,
+    kept: impl Iterator<Item = &'static str>,
+) -> Map<String, Value> {
     let mut out = Map::new();
-    let names: BTreeSet<&str> = owned.iter().copied().filter(|name| !ON_CREATE_ONLY.contains(name)).collect();
+    let names: BTreeSet<&str> = kept.collect();
     for name in names {
         compare(before.get(name), after.get(name), name, &mut out);
     }

@@ -16,6 +16,7 @@ use lockstep_links::Links;
 use lockstep_site::Site;
 use lockstep_site::table::Table;
 use lockstep_stats::Stats;
+use lockstep_vsphere::Collectors;
 use tokio::net::TcpListener;
 use tracing_subscriber::EnvFilter;
 
@@ -167,6 +168,7 @@ pub struct Server {
     /// Its stats service.
     pub stats: Arc<Stats>,
     links: Arc<Links>,
+    collectors: Arc<Collectors>,
     table: Arc<Table>,
     listener: TcpListener,
     api: lockstep_api::ApiConfig,
@@ -231,11 +233,14 @@ impl Server {
         let url = format!("{scheme}://{address}");
         let links = links::open(&args.links, &site, &url, certificate.as_deref())?;
         links::register(&links, &mut table);
+        let collectors = Collectors::open(site.clone()).context("the collectors cannot be read")?;
+        collectors.register(&mut table);
         Ok(Self {
             url,
             site,
             stats,
             links,
+            collectors,
             new_password,
             table: Arc::new(table),
             listener,
@@ -256,14 +261,16 @@ impl Server {
     /// # Errors
     /// When the listener fails.
     pub async fn run(self, stop: impl Future<Output = ()> + Send + 'static) -> Result<()> {
-        let collector =
-            self.collect_host.then(|| tokio::spawn(collector::keep_host(self.site.clone(), self.libvirt.clone())));
+        let collector = self.collect_host.then(|| {
+            tokio::spawn(collector::keep_host(self.site.clone(), self.collectors.clone(), self.libvirt.clone()))
+        });
         let running = Running::start(&self.stats)?;
         let provider = match &self.provider_dir {
             Some(dir) => Some(provider::start(self.calls("provider"), self.stats.clone(), dir)?),
             None => None,
         };
         self.links.start().await;
+        self.collectors.start();
         let site = self.site.clone();
         let stopping = async move {
             stop.await;
@@ -273,6 +280,7 @@ impl Server {
         if let Some(collector) = collector {
             collector.abort();
         }
+        self.collectors.stop().await;
         if let Some(provider) = provider {
             provider.stop().await;
         }
