@@ -3,6 +3,7 @@
 mod error;
 mod extent;
 pub mod nbd;
+pub mod qmp;
 
 pub use error::{Error, Result};
 pub use extent::{EXTENTS_MAX, Extent, Kind};
