@@ -212,8 +212,11 @@ impl LiveVm {
             tracing::warn!(marker = %marker.display(), "the last cycle ended during its pause: the guest goes on");
             qmp.execute("cont", Value::Null).await?;
         }
-        if let Some(agent) = &self.agent {
-            Agent::new(agent).thaw().await?;
+        if let Some(agent) = &self.agent
+            && let Err(error) = Agent::new(agent).thaw().await
+        {
+            tracing::error!(%error, "the guest's file systems could not be thawed");
+            return Ok(());
         }
         remove(&marker)
     }

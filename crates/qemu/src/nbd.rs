@@ -35,7 +35,6 @@ pub struct Status {
     pub offset: u64,
     /// How long it is, in bytes.
     pub bytes: u64,
-    /// Bits whose meaning the context gives: [`wire::STATE_HOLE`] and [`wire::STATE_ZERO`] of `base:allocation`,
-    /// [`wire::STATE_DIRTY`] of a bitmap.
+    /// Bits whose meaning the context gives: of [`ALLOCATION`], 1 is a hole and 2 reads as zeroes; of a bitmap, 1 was written.
     pub flags: u32,
 }

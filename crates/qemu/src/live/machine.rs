@@ -33,7 +33,6 @@ struct Node {
     name: String,
     /// Of a replication, by name.
     bitmaps: Vec<Found>,
-    is_writable: bool,
     keeps_bitmaps: bool,
     file: Option<PathBuf>,
 }
@@ -88,7 +87,6 @@ async fn nodes(qmp: &Qmp, tag: &Tag) -> Result<Vec<Node>> {
         Some(Node {
             name: node["node-name"].as_str()?.to_owned(),
             bitmaps: found.collect(),
-            is_writable: node["ro"] == false,
             keeps_bitmaps: node["drv"] == "qcow2"
                 && node["ro"] == false
                 && node["image"]["format-specific"]["data"]["compat"] != "0.10",
@@ -156,11 +154,13 @@ pub(super) async fn settle(
     // What is left on nodes that are no disk's top any more, since a snapshot was taken, tells nothing and costs.
     for node in nodes.iter().filter(|node| !disks.iter().any(|disk| disk.device.node == node.name)) {
         let actions: Vec<Action> = node.bitmaps.iter().map(|bitmap| Action::Remove(bitmap.number)).collect();
-        if let Err(error) = change(qmp, tag, &node.name, &actions).await {
-            let level_is_worth_it = node.is_writable;
-            if level_is_worth_it {
-                tracing::warn!(node = node.name, %error, "a bitmap that is not needed could not be removed");
+        match change(qmp, tag, &node.name, &actions).await {
+            Ok(()) => {}
+            // Of an image that is only read now, they cannot be removed.
+            Err(Error::Command { reason, .. }) => {
+                tracing::debug!(node = node.name, reason, "a bitmap that is not needed is left");
             }
+            Err(error) => return Err(error),
         }
     }
     Ok(disks)
