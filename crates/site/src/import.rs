@@ -324,7 +324,7 @@ fn parse_line(text: &[u8], line: u64, registry: &Registry, may_register: bool) -
     let document = type_def.read_document(fields.properties.get()).map_err(|e| WriteError::Misfit(e).into_error())?;
     demand_unlinked(&id, &document).map_err(WriteError::into_error)?;
     match id.resource_type.as_str() {
-        builtin::ACCOUNT => return Err(Error::unauthorized()),
+        builtin::ACCOUNT | builtin::TAG_STAMPS => return Err(Error::unauthorized()),
         builtin::RESOURCE_MODEL if !may_register => return Err(Error::unauthorized()),
         builtin::RESOURCE_MODEL => crate::operations::check_model_document(registry, &id, &document)?,
         _ => {}

@@ -17,7 +17,7 @@ use lockstep_journal::{Batch, Change, CommitError, Expect, Operation};
 use lockstep_model::{Document, IdError, LINKED_FROM, LeafPath, Misfit, Position, ResourceId, TypeDef, Value, builtin};
 use lockstep_query::View;
 
-use crate::Site;
+use crate::{Site, stamps};
 
 /// Tries before a write gives up against others that keep changing the same resource.
 const TRIES_MAX: usize = 16;
@@ -277,6 +277,14 @@ pub fn update(view: &View, id: &ResourceId, document: Document) -> Result<Option
     Ok(change_to(view, id.clone(), document, parents))
 }
 
+/// The change that gives an object this list of tags; `None` when it does not exist or has it. Copies of other sites' resources are
+/// tagged as any.
+pub fn update_tags(view: &View, id: &ResourceId, tags: &[ResourceId]) -> Option<(Change, Expect)> {
+    let mut document = view.get(id)?.document;
+    stamps::set_list(&mut document, tags);
+    change_to(view, id.clone(), document, view.parents(id).into())
+}
+
 /// What a write comes to.
 struct Plan {
     /// `None` when there is nothing to change.
@@ -467,8 +475,11 @@ fn demand(id: &ResourceId, expected: Option<Position>, found: Option<Position>) 
     }
 }
 
-/// The deletions of a resource and, in a cascade, of what is below it: children first.
-fn deletions(view: &View, id: &ResourceId, cascade: bool) -> Result<Vec<(Change, Expect)>, WriteError> {
+/// The deletions of a resource and, in a cascade, of what is below it: children first. Tags that go are taken off what stays.
+///
+/// # Errors
+/// [`WriteError`].
+pub fn deletions(view: &View, id: &ResourceId, cascade: bool) -> Result<Vec<(Change, Expect)>, WriteError> {
     let children = view.children(id);
     if !children.is_empty() && !cascade {
         return Err(WriteError::HasChildren { id: id.clone(), children: children.len() });
@@ -522,13 +533,10 @@ fn take_off(
     }
     let mut changes = Vec::with_capacity(tagged.len() + deleted.len());
     for object in tagged {
-        let Some(mut document) = view.get(&object).map(|stored| stored.document) else { continue };
-        if let Some(Value::List(before)) = document.get(builtin::TAGS) {
-            let stays = |tag: &&Value| !matches!(tag, Value::Id(tag) if gone.contains(&**tag));
-            let left: Box<[Value]> = before.iter().filter(stays).cloned().collect();
-            document.set(builtin::TAGS, (!left.is_empty()).then_some(Value::List(left)));
-        }
-        changes.extend(update(view, &object, document)?);
+        let Some(document) = view.get(&object).map(|stored| stored.document) else { continue };
+        let mut left = stamps::listed(&document);
+        left.retain(|tag| !gone.contains(tag));
+        changes.extend(update_tags(view, &object, &left));
     }
     Ok(changes)
 }

@@ -12,7 +12,7 @@
 //!
 //! # Linked resources
 //! A resource with [`linked_from`](lockstep_model::LINKED_FROM) set is a copy of another site's: only the provider of its link writes
-//! it ([`linked`]), everyone else reads.
+//! it ([`linked`]), everyone else reads; but anyone tags it, as what is tagged is shared by both sites ([`stamps`]).
 //!
 //! # Epochs
 //! A client that keeps a copy of one resource type asks for the net change between two closed seconds: module [`epochs`]. What was
@@ -32,9 +32,10 @@ pub mod linked;
 mod operations;
 pub mod sessions;
 mod site;
+pub mod stamps;
 pub mod table;
 pub mod token;
 
-pub use inventory::{WriteError, Written, commit_error, update};
+pub use inventory::{WriteError, Written, commit_error, deletions, update, update_tags};
 pub use operations::{filter_spec, register};
 pub use site::{Config, OpenError, Progress, Site};

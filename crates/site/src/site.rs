@@ -16,6 +16,7 @@ use crate::accounts::LoginGuard;
 use crate::deletions::Deletions;
 use crate::epochs::Epochs;
 use crate::sessions::{SessionLimits, Sessions};
+use crate::stamps;
 
 /// How long the applying thread waits for commits before it looks whether it should stop.
 const FOLLOW_TIMEOUT: Duration = Duration::from_secs(1);
@@ -231,7 +232,8 @@ impl Site {
     }
 
     /// Hands the batch to the journal at once, before the answer is awaited: batches handed over in an order are committed in it.
-    pub(crate) fn begin_commit(&self, batch: Batch) -> impl Future<Output = Result<Position, CommitError>> + Send {
+    pub(crate) fn begin_commit(&self, mut batch: Batch) -> impl Future<Output = Result<Position, CommitError>> + Send {
+        stamps::track(self, &mut batch);
         let (send, receive) = oneshot::channel();
         let done = move |result| {
             // Nobody waits for it when the caller hung up; the commit stands all the same.
