@@ -48,6 +48,7 @@ mod removal;
 mod runner;
 pub mod seal;
 mod sessions;
+pub mod tagging;
 mod times;
 
 use std::collections::{BTreeMap, HashSet};

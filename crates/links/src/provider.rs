@@ -158,6 +158,11 @@ impl Run {
         Self { site, client, link, domain, provider, progress: watch::Sender::new(Progress::default()) }
     }
 
+    /// The name of the provider that runs.
+    pub(crate) fn provider(&self) -> &'static str {
+        self.provider
+    }
+
     /// The place that was committed last; `None` at the beginning and after a reset.
     pub fn cursor(&self) -> Option<String> {
         let stored = self.site.view().get(&self.link.cursor(self.provider))?;

@@ -272,9 +272,18 @@ pub fn update(view: &View, id: &ResourceId, document: Document) -> Result<Option
     if view.modified(id).is_none() {
         return Err(WriteError::NotFound(id.clone()));
     }
+    put(view, id.clone(), document)
+}
+
+/// The change that makes a resource have the properties of `document`, whether it exists or not: for services that check by
+/// themselves who may. `None` when there is nothing to change.
+///
+/// # Errors
+/// [`WriteError::UnknownType`].
+pub fn put(view: &View, id: ResourceId, document: Document) -> Result<Option<(Change, Expect)>, WriteError> {
     let type_def = type_def(view, id.resource_type.as_str())?;
     let parents = ParentCache::new(|_| None).parents(view, &type_def, &document);
-    Ok(change_to(view, id.clone(), document, parents))
+    Ok(change_to(view, id, document, parents))
 }
 
 /// The change that gives an object this list of tags; `None` when it does not exist or has it. Copies of other sites' resources are

@@ -36,6 +36,6 @@ pub mod stamps;
 pub mod table;
 pub mod token;
 
-pub use inventory::{WriteError, Written, commit_error, deletions, update, update_tags};
+pub use inventory::{WriteError, Written, commit_error, deletions, put, update, update_tags};
 pub use operations::{filter_spec, register};
 pub use site::{Config, OpenError, Progress, Site};

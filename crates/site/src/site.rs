@@ -231,9 +231,21 @@ impl Site {
         self.begin_commit(batch).await
     }
 
+    /// Commits a batch that brings along what there is to know of its edits of tagging ([`stamps`]), or makes none.
+    ///
+    /// # Errors
+    /// As [`Site::commit`].
+    pub async fn commit_stamped(&self, batch: Batch) -> Result<Position, CommitError> {
+        self.submit(batch).await
+    }
+
     /// Hands the batch to the journal at once, before the answer is awaited: batches handed over in an order are committed in it.
     pub(crate) fn begin_commit(&self, mut batch: Batch) -> impl Future<Output = Result<Position, CommitError>> + Send {
         stamps::track(self, &mut batch);
+        self.submit(batch)
+    }
+
+    fn submit(&self, batch: Batch) -> impl Future<Output = Result<Position, CommitError>> + Send {
         let (send, receive) = oneshot::channel();
         let done = move |result| {
             // Nobody waits for it when the caller hung up; the commit stands all the same.

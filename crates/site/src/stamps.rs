@@ -9,7 +9,8 @@
 //!
 //! Two registers say whether a category or tag is there: `+`, whether it is, and `-`, its last deletion. An edit of a property does not
 //! touch them, so *a deletion wins over concurrent edits*; one that is created again with the same id is created by a later stamp and is
-//! there again, without its former attachments: an attachment older than the tag's last deletion is void.
+//! there again, without its former attachments. So a tag is *attached* when the object's register says so and the tag is there, and the
+//! register is not older than the tag's return: a function of the registers alone, which deletions need not touch on every object.
 //!
 //! # What was lost
 //! Beside its registers, a resource has seen edits: the last tick of each site ([`Stamps::has_seen`]). Of two stamps one of which the
@@ -19,7 +20,7 @@
 //! # Where they are
 //! In resources of type `TagStamps`, beside the edited resource and written by the same commit ([`track`]), by whatever way the edit came: service,
 //! plain write, import, deletion. Deleted categories and tags leave theirs behind for good, some hundred bytes each: a site that was away
-//! for a year must not bring them back. An object's go with it. A site without links keeps none; a resource without them has its present
+//! for a year must not bring them back; an object of the site's own leaves a mark for a month, a copy nothing. A site without links keeps none; a resource without them has its present
 //! values at tick 0, which any edit beats, and which two sites may have different: then the greater text wins.
 
 mod track;
@@ -42,6 +43,10 @@ pub const EXISTS: &str = "+";
 
 /// The register of the last deletion.
 pub const DELETED: &str = "-";
+
+/// The register of an object's last deletion: attachments that are older are void, should an object of the id be there again. No id of a
+/// tag holds a control character.
+pub const GONE: &str = "\u{7f}";
 
 /// Greatest tick that is taken from another site: what is beyond leaves no room for later ones.
 pub const TICK_MAX: u64 = 1 << 62;
@@ -175,7 +180,7 @@ impl Stamps {
     }
 
     /// The tick of an edit that is made now, having seen this and `above`.
-    pub(crate) fn tick(&self, now_ms: i64, above: u64) -> u64 {
+    pub fn tick(&self, now_ms: i64, above: u64) -> u64 {
         let clock = u64::try_from(now_ms).unwrap_or(0) << TICK_BITS;
         let seen = self.seen.values().chain(self.is.values().map(|is| &is.stamp.tick)).max();
         clock.max(seen.map_or(0, |tick| tick + 1)).max(above + 1)
@@ -196,6 +201,26 @@ impl Stamps {
         self.is.get(DELETED).map_or(0, |is| is.stamp.tick)
     }
 
+    /// The tick of an object's last deletion; 0 without one.
+    pub fn gone(&self) -> u64 {
+        self.is.get(GONE).map_or(0, |is| is.stamp.tick)
+    }
+
+    /// Forgets the attachments of an object that is deleted.
+    pub fn bury(&mut self, stamp: &Stamp) {
+        self.is.clear();
+        self.set(GONE, serde_json::Value::Bool(true), stamp);
+    }
+
+    /// The least tick of attachments of this tag that count.
+    pub fn counts_from(&self) -> u64 {
+        match self.is.get(EXISTS) {
+            Some(exists) if exists.value == true && self.deleted() > 0 => exists.stamp.tick,
+            Some(exists) if exists.value == false => u64::MAX,
+            Some(_) | None => 0,
+        }
+    }
+
     /// Takes in what another site knows; what was lost by it, here or there.
     pub fn merge(&mut self, theirs: &Self) -> Vec<Lost> {
         let mut lost = self.lost_to_deletion(theirs);
@@ -211,7 +236,7 @@ impl Stamps {
             let takes = their.is_later_than(own);
             let is_base = own.stamp.tick == 0 && their.stamp.tick == 0;
             let is_apart = is_base || !(theirs.has_seen(&own.stamp) || self.has_seen(&their.stamp));
-            if is_apart && own.value != their.value && key != DELETED {
+            if is_apart && own.value != their.value {
                 let (won, beaten) = if takes { (their, own) } else { (own, their) };
                 let (key, lost_one) = (key.clone(), beaten.clone());
                 if !lost.iter().any(|one| one.key == key && one.lost == lost_one) {
@@ -319,12 +344,16 @@ pub fn listed(document: &Document) -> Vec<ResourceId> {
 
 /// The list of tags that an object with these registers has, `before` having been its list: what stays keeps its place.
 pub fn attached(view: &View, stamps: &Stamps, before: &[ResourceId]) -> Vec<ResourceId> {
+    let from = stamps.gone();
     let is_on = |tag: &ResourceId| match stamps.is.get(&*tag.id) {
-        Some(register) => register.value == true && !is_void(view, tag, register.stamp.tick),
+        Some(register) => {
+            let tick = register.stamp.tick;
+            register.value == true && tick >= from && !is_void(view, tag, tick)
+        }
         None => true,
     };
     let mut tags: Vec<ResourceId> = before.iter().filter(|tag| is_on(tag)).cloned().collect();
-    for key in stamps.is.keys() {
+    for key in stamps.is.keys().filter(|key| *key != GONE) {
         let tag = ResourceId::new(TAG, &**key);
         if !tags.contains(&tag) && is_on(&tag) {
             tags.push(tag);
@@ -333,14 +362,9 @@ pub fn attached(view: &View, stamps: &Stamps, before: &[ResourceId]) -> Vec<Reso
     tags
 }
 
-/// Whether an attachment of that tick is void since the tag was deleted.
-pub fn is_void(view: &View, tag: &ResourceId, tick: u64) -> bool {
-    if view.modified(tag).is_some() && stamps_id(tag).is_none_or(|id| view.modified(&id).is_none()) {
-        return false;
-    }
-    let stamps = Stamps::of(view, tag);
-    let deleted = stamps.deleted();
-    deleted > 0 && (!stamps.exists() || tick < deleted)
+/// Whether an attachment of that tick is void, as the tag was deleted.
+fn is_void(view: &View, tag: &ResourceId, tick: u64) -> bool {
+    stamps_id(tag).is_some_and(|id| view.modified(&id).is_some()) && tick < Stamps::of(view, tag).counts_from()
 }
 
 /// Sets an object's list of tags.

@@ -32,6 +32,12 @@ impl Place {
         format!("{kind}\t{token}{after}")
     }
 
+    /// The position up to which the other site's commits are here for certain: that of the token, `<log>.<position>.<check>`.
+    pub(crate) fn position(&self) -> Option<u64> {
+        let (Self::Copying { token, .. } | Self::Comparing { token, .. } | Self::Following { token }) = self;
+        token.split('.').nth(1)?.parse().ok()
+    }
+
     /// Reads a place; `None` for what is none, e.g. of a later version: the copy begins anew then, comparing.
     pub(crate) fn read(text: &str) -> Option<Self> {
         let parts: Vec<&str> = text.split('\t').collect();

@@ -4,7 +4,7 @@
 //! have changed them meanwhile, the batch conflicts, and its author tries again as after any conflict. Who writes for a link brings the
 //! stamps along, merged; a resource whose stamps are in the batch already is left alone.
 
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
 use lockstep_journal::{Batch, Change, Expect, Operation};
@@ -34,8 +34,8 @@ pub(crate) fn track(site: &Site, batch: &mut Batch) {
         site: format!("{:016x}", site.origin().epoch).into(),
         now_ms: site.journal().now_ms(),
         given: HashMap::new(),
-        deletions: HashMap::new(),
-        going: HashSet::new(),
+        going: HashMap::new(),
+        counts_from: HashMap::new(),
         added: Vec::new(),
     };
     tracking.look(batch);
@@ -65,10 +65,10 @@ struct Tracking<'v> {
     now_ms: i64,
     /// The stamps that the batch brings along.
     given: HashMap<ResourceId, Stamps>,
-    /// The ticks of the last deletions of tags, as they are after the batch.
-    deletions: HashMap<ResourceId, u64>,
-    /// What the batch deletes.
-    going: HashSet<ResourceId>,
+    /// What the batch deletes, and the last tick at which it was attached.
+    going: HashMap<ResourceId, u64>,
+    /// From which ticks on attachments of tags count.
+    counts_from: HashMap<ResourceId, u64>,
     added: Vec<(Change, Expect)>,
 }
 
@@ -88,9 +88,23 @@ impl Tracking<'_> {
                 self.given.insert(change.id.clone(), stamps);
             }
         }
-        // Deletions of tags decide about attachments.
         let (whole, objects): (Vec<&Change>, Vec<&Change>) =
             batch.changes.iter().map(|(change, _)| change).partition(|change| is_edited_whole(&change.id));
+        for change in &whole {
+            if matches!(change.operation, Operation::Delete(_)) {
+                self.going.insert(change.id.clone(), 0);
+            }
+        }
+        // A deletion comes after all attachments that it has seen.
+        let listing: &[&Change] = if self.going.is_empty() { &[] } else { &objects };
+        for change in listing {
+            let Some(stamps) = stamps_id(&change.id).and_then(|at| self.view.get(&at)) else { continue };
+            for (key, is) in Stamps::read(&stamps.document).is {
+                if let Some(tick) = self.going.get_mut(&ResourceId::new(TAG, key)) {
+                    *tick = is.stamp.tick.max(*tick);
+                }
+            }
+        }
         whole.into_iter().for_each(|change| self.edit_whole(change));
         objects.into_iter().filter(|change| may_concern(change)).for_each(|change| self.edit_list(change));
     }
@@ -108,14 +122,11 @@ impl Tracking<'_> {
 
     fn edit_whole(&mut self, change: &Change) {
         let id = &change.id;
-        if matches!(change.operation, Operation::Delete(_)) {
-            self.going.insert(id.clone());
-        }
         if self.wanted(id).is_none() {
             return;
         }
         let mut stamps = Stamps::of(self.view, id);
-        let stamp = self.stamp(&stamps, 0);
+        let stamp = self.stamp(&stamps, self.going.get(id).copied().unwrap_or(0));
         match &change.operation {
             Operation::Create(document) => {
                 stamps.set(EXISTS, Value::Bool(true), &stamp);
@@ -135,25 +146,25 @@ impl Tracking<'_> {
                 }
                 stamps.set(EXISTS, Value::Bool(false), &stamp);
                 stamps.set(DELETED, Value::Bool(true), &stamp);
-                self.deletions.insert(id.clone(), stamp.tick);
             }
         }
         self.added.extend(stamps.store(self.view, id));
     }
 
-    /// The tick of a tag's last deletion.
-    fn deleted(&mut self, tag: &ResourceId) -> u64 {
-        if let Some(known) = self.deletions.get(tag) {
+    /// From which tick on attachments of a tag that is there count.
+    fn counts_from(&mut self, tag: &ResourceId) -> u64 {
+        if let Some(known) = self.counts_from.get(tag) {
             return *known;
         }
         let at = stamps_id(tag);
-        let deleted = match at.as_ref().and_then(|at| self.given.get(at)) {
-            Some(given) => given.deleted(),
-            None if at.is_some_and(|at| self.view.modified(&at).is_some()) => Stamps::of(self.view, tag).deleted(),
+        let from = match at.as_ref().and_then(|at| self.given.get(at)) {
+            Some(given) => given.counts_from(),
+            None if at.is_some_and(|at| self.view.modified(&at).is_some()) => Stamps::of(self.view, tag).counts_from(),
             None => 0,
         };
-        self.deletions.insert(tag.clone(), deleted);
-        deleted
+        let from = if from == u64::MAX { 0 } else { from };
+        self.counts_from.insert(tag.clone(), from);
+        from
     }
 
     fn edit_list(&mut self, change: &Change) {
@@ -161,8 +172,8 @@ impl Tracking<'_> {
         let Some(at) = self.wanted(id) else { return };
         let is_stored = self.view.modified(&at).is_some();
         let (before, after) = match &change.operation {
-            Operation::Delete(_) => {
-                // An object's stamps go with it.
+            Operation::Delete(document) if document.get(LINKED_FROM).is_some() => {
+                // Whoever brings the copy back brings its tags back, too.
                 let stored = self.view.get(&at);
                 self.added.extend(stored.map(|stored| {
                     let operation = Operation::Delete(stored.document);
@@ -170,11 +181,22 @@ impl Tracking<'_> {
                 }));
                 return;
             }
+            Operation::Delete(document) => {
+                if is_stored || document.get(TAGS).is_some() && has_list(self.view, id.resource_type.as_str()) {
+                    let mut stamps = Stamps::of(self.view, id);
+                    let stamp = self.stamp(&stamps, 0);
+                    stamps.bury(&stamp);
+                    self.added.extend(stamps.store(self.view, id));
+                }
+                return;
+            }
             _ if !has_list(self.view, id.resource_type.as_str()) => return,
             Operation::Create(document) => {
                 let after = listed(document);
-                // An object is new with all its tags, and nobody has seen it: its list says enough, but for tags that were deleted before.
-                if !is_stored && (document.get(LINKED_FROM).is_some() || !after.iter().any(|tag| self.deleted(tag) > 0))
+                // An object is new with all its tags, and nobody has seen it: its list says enough, but for tags that were deleted before,
+                // and for an object that was.
+                if !is_stored
+                    && (document.get(LINKED_FROM).is_some() || !after.iter().any(|tag| self.counts_from(tag) > 0))
                 {
                     return;
                 }
@@ -196,9 +218,8 @@ impl Tracking<'_> {
         let mut stamps = Stamps::of(self.view, id);
         let mut edits: Vec<(&ResourceId, bool)> = new.difference(&old).map(|tag| (*tag, true)).collect();
         for tag in old.difference(&new) {
-            // An attachment that is older than the tag's deletion is void by that.
-            let tick = stamps.is.get(&*tag.id).map_or(0, |is| is.stamp.tick);
-            if !self.going.contains(tag) || tick >= self.deleted(tag) {
+            // Its deletion makes all attachments void.
+            if !self.going.contains_key(tag) {
                 edits.push((tag, false));
             }
         }
@@ -206,7 +227,7 @@ impl Tracking<'_> {
         if edits.is_empty() {
             return;
         }
-        let above = edits.iter().map(|(tag, _)| self.deleted(tag)).max().unwrap_or(0);
+        let above = edits.iter().map(|(tag, _)| self.counts_from(tag)).max().unwrap_or(0);
         let stamp = self.stamp(&stamps, above);
         edits.iter().for_each(|(tag, is_on)| stamps.set(&tag.id, Value::Bool(*is_on), &stamp));
         self.added.extend(stamps.store(self.view, id));
