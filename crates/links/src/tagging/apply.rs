@@ -11,7 +11,9 @@ use lockstep_journal::{Batch, Change, CommitError, Expect, Operation};
 use lockstep_model::builtin::{TAG, TAG_CATEGORY, TAGS, is_taggable};
 use lockstep_model::{Document, ResourceId};
 use lockstep_query::View;
-use lockstep_site::stamps::{DELETED, GONE, Lost, Stamp, Stamps, attached, fill, has_list, listed, stamps_id};
+use lockstep_site::stamps::{
+    DELETED, EXISTS, GONE, Lost, Register, Stamp, Stamps, attached, fill, has_list, listed, stamps_id,
+};
 use lockstep_site::{Site, WriteError, deletions, put, update_tags};
 
 use super::conflicts::Conflict;
@@ -113,7 +115,10 @@ pub(super) async fn frame(run: &Run, frame: &Frame) -> Result<(), SyncError> {
 
     let told = incoming.clone();
     let found = commit(&run.site, By::Merging, move |view| Ok(whole(view, &told))).await?;
-    for (id, stamps) in found.deletions {
+    let mut deletions = found.deletions;
+    // Tags first: those that are left when their category goes were not known where it was deleted.
+    deletions.sort_by_key(|(id, _)| id.resource_type.as_str() == TAG_CATEGORY);
+    for (id, stamps) in deletions {
         delete(&run.site, &id, &stamps).await?;
     }
     let (told, site) = (incoming.clone(), run.site.clone());
@@ -213,10 +218,20 @@ async fn delete(site: &Arc<Site>, id: &ResourceId, stamps: &Stamps) -> Result<()
     }
 }
 
-/// Attachments that the deletion of a tag makes void, and that were made after it: nobody who deleted it can have seen them.
+/// Attachments that the deletion of a tag makes void, and that were made after it: nobody who deleted it can have seen them. And tags that
+/// go with their category.
 fn lose_attachments(view: &View, step: &mut Step, tag: &ResourceId, stamps: &Stamps, changes: &[(Change, Expect)]) {
     let Some(deleted) = stamps.is.get(DELETED) else { return };
     for (change, _) in changes {
+        if change.id != *tag
+            && change.id.resource_type.as_str() == TAG
+            && matches!(change.operation, Operation::Delete(_))
+            && let Some(exists) = Stamps::of(view, &change.id).is.remove(EXISTS)
+        {
+            let lost = Lost { key: EXISTS.to_owned(), lost: exists, kept: deleted.clone(), is_deleted: true };
+            step.lose(view, &change.id, Reason::Deleted, lost);
+            continue;
+        }
         if change.id == *tag || stamps_id(&change.id).is_none_or(|id| view.modified(&id).is_none()) {
             continue;
         }
@@ -286,6 +301,12 @@ fn list(view: &View, step: &mut Step, id: &ResourceId, is_ours: bool, theirs: &S
     let lost = merged.merge(theirs);
     step.lose_all(view, id, lost);
     lose_void(view, step, id, &before, theirs);
+    let own = own_site(site);
+    let is_any = |_: &Register| true;
+    if !is_ours && theirs.gone() > before.gone() {
+        // What was edited here while the object was deleted there.
+        lose_gone(view, step, id, theirs, &before, |is| *is.stamp.site == *own);
+    }
     match present {
         Some(stored) => {
             let tags = attached(view, &merged, &listed(&stored.document));
@@ -295,18 +316,20 @@ fn list(view: &View, step: &mut Step, id: &ResourceId, is_ours: bool, theirs: &S
             }
         }
         None if is_ours => {
-            lose_gone(view, step, id, &before, theirs);
-            if merged.gone() == 0 {
-                let site: Arc<str> = format!("{:016x}", site.origin().epoch).into();
+            lose_gone(view, step, id, &before, theirs, is_any);
+            // The mark comes after all that was heard of, so that it is known to be over wherever it was made.
+            if merged.is.keys().any(|key| key != GONE) {
+                let site: Arc<str> = own.into();
                 let tick = merged.tick(crate::times::now_ms(), 0);
                 merged.bury(&Stamp { tick, site });
             }
-            step.changes.extend(merged.store(view, id));
+            if merged != before {
+                step.changes.extend(merged.store(view, id));
+            }
         }
-        // A copy that is on its way is told what it is tagged with when it comes.
-        None if merged.gone() == 0
-            || merged.is.values().any(|is| is.value == true && is.stamp.tick > merged.gone()) =>
-        {
+        // A copy that is on its way is told what it is tagged with when it comes; of one that is gone, what was edited here stays until the
+        // object's own site has heard of it.
+        None if merged.gone() == 0 || merged.is.values().any(|is| is.stamp.tick > merged.gone()) => {
             step.changes.extend(merged.store(view, id));
         }
         None => {
@@ -330,12 +353,23 @@ fn lose_void(view: &View, step: &mut Step, object: &ResourceId, before: &Stamps,
     }
 }
 
-/// Edits of an object of ours that is gone, which had not been seen while it was there.
-fn lose_gone(view: &View, step: &mut Step, object: &ResourceId, before: &Stamps, theirs: &Stamps) {
-    let last = theirs.is.values().max_by(|a, b| a.stamp.cmp(&b.stamp));
-    let Some(kept) = before.is.get(GONE).or(last).cloned() else { return };
-    for (key, is) in theirs.is.iter().filter(|(key, is)| *key != GONE && !before.has_seen(&is.stamp)) {
+/// Edits of an object that is gone, of which the site where it was deleted had not seen anything.
+fn lose_gone(
+    view: &View,
+    step: &mut Step,
+    object: &ResourceId,
+    there: &Stamps,
+    edited: &Stamps,
+    is_meant: impl Fn(&Register) -> bool,
+) {
+    let last = edited.is.values().max_by(|a, b| a.stamp.cmp(&b.stamp));
+    let Some(kept) = there.is.get(GONE).or(last).cloned() else { return };
+    for (key, is) in edited.is.iter().filter(|(key, is)| *key != GONE && !there.has_seen(&is.stamp) && is_meant(is)) {
         let lost = Lost { key: key.clone(), lost: is.clone(), kept: kept.clone(), is_deleted: true };
         step.lose(view, object, Reason::Deleted, lost);
     }
+}
+
+fn own_site(site: &Site) -> String {
+    format!("{:016x}", site.origin().epoch)
 }

@@ -121,9 +121,13 @@ fn put(view: &View, names: &Names, id: &ResourceId, frame: &mut FrameWriter) {
         },
         (Some(resource), true) if resource.linked_from().is_some() => return,
         (_, true) => (&*id.id, false),
-        // One of ours that is gone has left a mark; what is known of copies that are on their way is not ours to tell.
-        (None, false) if is_copy(view, id) || !is_stored(view, id) => return,
-        (None, false) => (&*id.id, false),
+        // One of ours that is gone has left a mark; and its own site may not have heard of edits of a copy that is gone.
+        (None, false) if !is_stored(view, id) => return,
+        (None, false) => match id.id.strip_prefix(&*names.prefix) {
+            Some(there) => (there, true),
+            None if is_copy(view, id) => return,
+            None => (&*id.id, false),
+        },
     };
     frame.line(id.resource_type.as_str(), told, &record::write(&Stamps::of(view, id), is_yours));
 }

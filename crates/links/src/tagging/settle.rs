@@ -180,7 +180,20 @@ fn revived(view: &View, touched: &Touched) -> Step {
     for object in now.into_iter().chain(edited) {
         let Some(stored) = view.get(&object).filter(|_| !step.holds(&object)) else { continue };
         let known = Stamps::of(view, &object);
-        if touched.revived.iter().any(|tag| known.is.contains_key(&*tag.id)) {
+        let met: Vec<_> = touched.revived.iter().filter_map(|tag| Some((tag, known.is.get(&*tag.id)?))).collect();
+        for (tag, is) in &met {
+            let stamps = Stamps::of(view, tag);
+            if let Some(deleted) = stamps.is.get(DELETED)
+                && is.value == true
+                && is.stamp > deleted.stamp
+                && is.stamp.tick < stamps.counts_from()
+            {
+                let lost =
+                    Lost { key: tag.id.to_string(), lost: (*is).clone(), kept: deleted.clone(), is_deleted: true };
+                step.lose(view, &object, Reason::Deleted, lost);
+            }
+        }
+        if !met.is_empty() {
             let tags = attached(view, &known, &listed(&stored.document));
             step.changes.extend(update_tags(view, &object, &tags));
         }

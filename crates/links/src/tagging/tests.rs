@@ -287,16 +287,25 @@ impl World {
             let mut is_deletion = false;
             for (key, register) in &stamps.is {
                 let before = old.is.get(key);
+                // Another edit did the same: there is nothing to be lost.
+                let same = before.filter(|before| before.value == register.value && **before != *register);
+                self.overwritten.extend(same.map(|is| (home.clone(), key.clone(), is.stamp.clone())));
                 if before == Some(register) || *register.stamp.site != *log || old.has_seen(&register.stamp) {
                     continue;
                 }
                 self.acknowledged.push(((home.clone(), key.clone(), register.stamp.clone()), register.value.clone()));
                 self.overwritten.extend(before.map(|is| (home.clone(), key.clone(), is.stamp.clone())));
+                // What did the same as another edit has been seen, and is in no register.
+                let is_seen = |edit: &&Edit| edit.0 == home && edit.1 == *key && old.has_seen(&edit.2);
+                let seen: Vec<Edit> = self.acknowledged.iter().map(|(edit, _)| edit).filter(is_seen).cloned().collect();
+                self.overwritten.extend(seen);
                 is_deletion |= matches!(&**key, DELETED | GONE);
             }
             if is_deletion {
                 // Whoever deletes has seen all edits of it; and what a tag is attached to.
-                self.overwritten.extend(old.is.iter().map(|(key, is)| (home.clone(), key.clone(), is.stamp.clone())));
+                let is_seen = |edit: &&Edit| edit.0 == home && old.has_seen(&edit.2);
+                let seen: Vec<Edit> = self.acknowledged.iter().map(|(edit, _)| edit).filter(is_seen).cloned().collect();
+                self.overwritten.extend(seen);
                 for (object, stamps) in &self.houses[at].registers {
                     if let (TAG, Some(is)) = (id.resource_type.as_str(), stamps.is.get(&*id.id)) {
                         let object = Self::home(object);
@@ -446,11 +455,24 @@ impl World {
             }
         }
         let kept: HashSet<String> = self.houses.iter().flat_map(|house| house.ids(TAG_CONFLICT)).collect();
+        let lost_tags: BTreeMap<String, String> = {
+            let all = self
+                .houses
+                .iter()
+                .flat_map(|house| conflicts::list(&house.context(), &ConflictsInput { limit: None }).unwrap());
+            let made = all.filter(|one| one.property == "+" && one.reason == Reason::Deleted);
+            made.map(|one| (one.resource.id, one.id)).collect()
+        };
         let view = self.houses[0].site.view();
         for (edit, value) in &self.acknowledged {
             let (id, key, stamp) = edit;
             let reasons = [Reason::Later, Reason::Deleted, Reason::Name, Reason::Cardinality];
-            let is_lost = reasons.iter().any(|reason| kept.contains(&conflicts::reckon_id(id, key, *reason, stamp)));
+            let is_kept = |key: &str, stamp: &Stamp| {
+                reasons.iter().any(|reason| kept.contains(&conflicts::reckon_id(id, key, *reason, stamp)))
+            };
+            // A tag that is lost with its category is kept as one, and not property by property.
+            let made = lost_tags.get(&id.id.to_string());
+            let is_lost = is_kept(key, stamp) || made.is_some();
             let is_in_force = now.contains(edit) && {
                 // Of what is deleted, only the deletion is in force; of a tag that is, no attachment.
                 let is_gone = |id: &ResourceId| view.modified(id).is_none();
@@ -460,6 +482,9 @@ impl World {
                         let tag = ResourceId::new(TAG, &**key);
                         *value == false
                             || *key == GONE
+                            || Stamps::of(&view, &tag).is.is_empty()
+                            // A deletion takes a tag off all it was attached to before, whether or not it was known there.
+                            || Stamps::of(&view, &tag).is.get(DELETED).is_some_and(|deleted| *stamp < deleted.stamp)
                             || !is_gone(&tag) && stamp.tick >= Stamps::of(&view, &tag).counts_from()
                     }
                 }

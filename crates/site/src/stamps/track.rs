@@ -14,7 +14,8 @@ use lockstep_query::View;
 use serde_json::Value;
 
 use super::{
-    DELETED, EXISTS, Stamp, Stamps, attached, fields, has_list, is_edited_whole, json, listed, properties, stamps_id,
+    DELETED, EXISTS, Register, Stamp, Stamps, attached, fields, has_list, is_edited_whole, json, listed, properties,
+    stamps_id,
 };
 use crate::Site;
 
@@ -173,12 +174,17 @@ impl Tracking<'_> {
         let is_stored = self.view.modified(&at).is_some();
         let (before, after) = match &change.operation {
             Operation::Delete(document) if document.get(LINKED_FROM).is_some() => {
-                // Whoever brings the copy back brings its tags back, too.
-                let stored = self.view.get(&at);
-                self.added.extend(stored.map(|stored| {
+                // Whoever brings the copy back brings its tags back, too. Edits that were made here stay, until the object's own site
+                // says that it has heard of them.
+                let stamps = Stamps::of(self.view, id);
+                let is_ours = |is: &Register| is.stamp.site == self.site && is.stamp.tick > stamps.gone();
+                if !stamps.is.values().any(is_ours)
+                    && let Some(stored) = self.view.get(&at)
+                {
                     let operation = Operation::Delete(stored.document);
-                    (Change { id: at, operation, parents: Arc::from([]) }, Expect::At(stored.modified))
-                }));
+                    let change = Change { id: at, operation, parents: Arc::from([]) };
+                    self.added.push((change, Expect::At(stored.modified)));
+                }
                 return;
             }
             Operation::Delete(document) => {
