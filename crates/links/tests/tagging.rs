@@ -83,7 +83,7 @@ async fn tagging_comes_over_a_wire_that_is_cut_and_both_sites_restart() {
         tries += 1;
         assert!(tries < 500, "it gets nowhere");
         // Ever later, so that it gets through in the end, however well a page can be packed.
-        pair.cut_after(random.below(10_000) as usize + tries * 20_000);
+        pair.cut_after(random.below(3000) as usize + tries * 3000);
         let run = run(&pair, &provider).await;
         match provider.sync(&run).await {
             Ok(()) => break,
