@@ -56,7 +56,7 @@ use lockstep_contract::services::link_pull::{Start, StartInput};
 use lockstep_site::table::Table;
 use parking_lot::Mutex;
 
-use crate::provider::Running;
+use crate::provider::{Running, SMALL_ANSWER_BYTES_MAX};
 use crate::{LinkId, Run, Stage, SyncError, SyncProvider};
 use batch::{Range, copies, prefix};
 use peer::{call, is_expired, malformed};
@@ -68,6 +68,9 @@ const POLLING_INTERVAL: Duration = Duration::from_secs(300);
 
 /// Most resources that one sync takes: a peer that never ends does not fill the disk.
 const RESOURCES_MAX: u64 = 20_000_000;
+
+/// Longest answer, in bytes: a frame of one large resource, in base64.
+const ANSWER_BYTES_MAX: usize = 64 << 20;
 
 /// Longest token of the other site, in bytes.
 const TOKEN_BYTES_MAX: usize = 200;
@@ -117,6 +120,13 @@ impl SyncProvider for Inventory {
 
     fn polling_interval(&self) -> Duration {
         POLLING_INTERVAL
+    }
+
+    fn answer_bytes_max(&self) -> usize {
+        match self.set {
+            Set::Inventory => ANSWER_BYTES_MAX,
+            Set::AcqSpecs => SMALL_ANSWER_BYTES_MAX,
+        }
     }
 
     fn reached(&self, cursor: &str) -> Option<u64> {

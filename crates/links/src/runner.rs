@@ -56,7 +56,7 @@ pub(crate) async fn keep(links: Arc<Links>, live: Arc<Live>, sync: Arc<Sync>) {
 }
 
 fn new_run(links: &Links, live: &Live, sync: &Sync) -> Result<Run, SyncError> {
-    let client = live.client.clone().map_err(SyncError::NoClient)?;
+    let client = live.client.clone().map_err(SyncError::NoClient)?.answers_up_to(sync.provider.answer_bytes_max());
     Ok(Run::new(links.site.clone(), client, live.id.clone(), live.domain.clone(), sync.provider.name()))
 }
 

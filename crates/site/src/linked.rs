@@ -1,6 +1,6 @@
 //! Linked resources: copies of another site's, which only the provider of their link writes, but for what they are tagged with.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use lockstep_journal::{Change, Expect, Operation};
@@ -65,6 +65,25 @@ pub fn plan(view: &View, link: &ResourceId, incoming: Vec<Incoming>) -> Result<V
         }
     }
     Ok(changes)
+}
+
+/// What a plan of [`plan`] relies on besides: what was known of the tags of copies that come into being, and those tags themselves. Who
+/// learns of an attachment or deletes a tag meanwhile finds no copy to change.
+pub fn relies_on(view: &View, changes: &[(Change, Expect)]) -> Vec<(ResourceId, Expect)> {
+    let mut relies_on: BTreeMap<ResourceId, Expect> = BTreeMap::new();
+    let mut rely = |id: ResourceId| {
+        let expect = view.modified(&id).map_or(Expect::Absent, Expect::At);
+        relies_on.insert(id, expect);
+    };
+    for (change, _) in changes {
+        if let Operation::Create(document) = &change.operation
+            && stamps::has_list(view, change.id.resource_type.as_str())
+        {
+            stamps::stamps_id(&change.id).into_iter().for_each(&mut rely);
+            stamps::listed(document).into_iter().for_each(&mut rely);
+        }
+    }
+    relies_on.into_iter().collect()
 }
 
 /// What a copy is tagged with is not its link's to say: it stays, and one that is new has what is known of it.

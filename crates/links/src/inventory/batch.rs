@@ -7,7 +7,7 @@ use lockstep_journal::{Batch as Commit, CommitError};
 use lockstep_model::builtin::{TAG, TAG_CATEGORY, TAGS, is_taggable};
 use lockstep_model::{Document, LINKED_FROM, Registry, ResourceId, TypeDef, Value};
 use lockstep_query::{ResourceRef, View};
-use lockstep_site::linked::{Incoming, Taken, plan};
+use lockstep_site::linked::{Incoming, Taken, plan, relies_on};
 
 use super::frame::{Frame, Line};
 use super::peer::malformed;
@@ -142,17 +142,19 @@ impl Batch {
             let (bounds, gone, set) = (self.bounds.clone(), self.gone.clone(), Set::of(run));
             let planning = move || {
                 let view = site.view();
-                plan(&view, &link, with_gone(&view, set, &prefix, incoming, &bounds, &gone))
+                let changes = plan(&view, &link, with_gone(&view, set, &prefix, incoming, &bounds, &gone))?;
+                let relies_on = relies_on(&view, &changes);
+                Ok((changes, relies_on))
             };
             let planned = tokio::task::spawn_blocking(planning).await.map_err(|_| SyncError::Cancelled)?;
-            let mut changes = planned.map_err(|Taken(id)| {
+            let (mut changes, relies_on) = planned.map_err(|Taken(id)| {
                 malformed(format!("{id}, which is here already and did not come by this link: delete or rename it"))
             })?;
             changes.extend(run.cursor_change(&place)?);
             if changes.is_empty() {
                 return Ok(());
             }
-            match run.site.commit(Commit { author: AUTHOR.into(), changes, relies_on: Vec::new() }).await {
+            match run.site.commit(Commit { author: AUTHOR.into(), changes, relies_on }).await {
                 Ok(_) => return Ok(()),
                 Err(error @ CommitError::Conflict { .. }) => {
                     conflict = Some(error);

@@ -36,6 +36,8 @@ const DETACH_BATCH: usize = 20_000;
 #[derive(Default)]
 pub(super) struct Step {
     pub(super) changes: Vec<(Change, Expect)>,
+    /// Copies that were not there yet: what comes into being meanwhile has to be tagged.
+    relies_on: Vec<(ResourceId, Expect)>,
     conflicts: HashSet<ResourceId>,
 }
 
@@ -86,7 +88,7 @@ pub(super) async fn commit<T: Send + 'static>(
         if step.changes.is_empty() {
             return Ok(found);
         }
-        let batch = Batch { author: AUTHOR.into(), changes: step.changes, relies_on: Vec::new() };
+        let batch = Batch { author: AUTHOR.into(), changes: step.changes, relies_on: step.relies_on };
         let committed = match by {
             By::Merging => site.commit_stamped(batch).await,
             By::Editing => site.commit(batch).await,
@@ -307,13 +309,18 @@ fn list(view: &View, step: &mut Step, id: &ResourceId, is_ours: bool, theirs: &S
         // What was edited here while the object was deleted there.
         lose_gone(view, step, id, theirs, &before, |is| *is.stamp.site == *own);
     }
+    if present.is_none() {
+        step.relies_on.push((id.clone(), Expect::Absent));
+    }
     match present {
         Some(stored) => {
             let tags = attached(view, &merged, &listed(&stored.document));
-            step.changes.extend(update_tags(view, id, &tags));
-            if merged != before && !merged.is_base() {
-                step.changes.extend(merged.store(view, id));
+            let list = update_tags(view, id, &tags);
+            let known = (merged != before && !merged.is_base()).then(|| merged.store(view, id)).flatten();
+            if list.is_none() && known.is_some() {
+                step.relies_on.push((id.clone(), Expect::At(stored.modified)));
             }
+            step.changes.extend(list.into_iter().chain(known));
         }
         None if is_ours => {
             lose_gone(view, step, id, &before, theirs, is_any);

@@ -267,16 +267,21 @@ impl Fire {
 #[test]
 fn a_first_sync_that_is_cut_again_and_again_goes_on_where_it_was() {
     let began = Instant::now();
-    let (machines, cuts, bytes) = if is_full() { (50_000, 20, 400_000) } else { (6000, 5, 150_000) };
+    let (machines, cuts, bytes) = if is_full() { (50_000, 20, 400_000) } else { (12_000, 5, 200_000) };
     let mut fire = Fire::light(machines, Duration::from_millis(10));
     let mut random = Random(7);
     for nth in 0..cuts {
         fire.wire.cut_after(random.below(bytes) + 10_000);
         fire.start();
-        eventually(Duration::from_secs(60), "the wire is cut", || fire.wire.is_cut().then_some(()));
-        let is_over = fire.check_place();
+        let is_over = eventually(Duration::from_secs(60), "the wire is cut", || {
+            let is_over = fire.check_place();
+            (is_over || fire.wire.is_cut()).then_some(is_over)
+        });
         eprintln!("cut {nth}: {}", fire.last.replace('\t', " "));
-        assert!(!is_over, "cut {nth} came after the end");
+        if is_over {
+            assert!(nth * 2 > cuts, "it ended after {nth} cuts");
+            break;
+        }
         fire.wire.mend();
     }
     fire.finish(&format!("{cuts} cuts"), began);
@@ -285,14 +290,16 @@ fn a_first_sync_that_is_cut_again_and_again_goes_on_where_it_was() {
 #[test]
 fn a_first_sync_outlives_both_sites_being_killed() {
     let began = Instant::now();
-    let (machines, kills, pace) = if is_full() { (50_000, 10, 60) } else { (6000, 2, 100) };
+    let (machines, kills, pace) = if is_full() { (50_000, 10, 60) } else { (8000, 2, 40) };
     let mut fire = Fire::light(machines, Duration::from_millis(pace));
     let mut random = Random(11);
     for nth in 0..2 * kills {
         fire.start();
         std::thread::sleep(Duration::from_millis(u64::try_from(random.below(1000)).unwrap()));
-        let is_over = fire.check_place();
-        assert!(!is_over, "kill {nth} came after the end");
+        if fire.check_place() {
+            assert!(nth > kills, "it ended after {nth} kills");
+            break;
+        }
         let victim = if nth % 2 == 0 { &mut fire.b } else { &mut fire.a };
         victim.restart();
         fire.check_place();
@@ -356,7 +363,7 @@ fn what_two_sites_tag_apart_comes_together_and_what_lost_is_told() {
     });
     eprintln!("{table}");
     // Specifications of the other site are seen, and nobody here takes them for its own.
-    let spec = json!({"counters": {"cid_mid": {"cid": "cpu.usage.HOST"}}, "resources": [{"type": "HOST", "id_value": "h"}], "interval": 10});
+    let spec = json!({"counters": {"cid_mid": {"cid": "cpu.capacity.usage.HOST"}}, "resources": [{"type": "HOST", "id_value": "h"}], "interval": 10});
     let (status, made) = a.call("POST", "/api/stats/acq-specs", &spec);
     if status == 201 {
         let linked = || count(&b, "LinkedAcqSpec");
