@@ -16,3 +16,4 @@ mod sdk;
 mod server;
 mod stats;
 mod tagging;
+mod vcenter;
