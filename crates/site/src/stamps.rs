@@ -18,7 +18,7 @@
 //! [`Stamps::merge`] says so.
 //!
 //! # Where they are
-//! In resources of type `TagStamps`, beside the edited resource and written by the same commit ([`track`]), by whatever way the edit came: service,
+//! In resources of type `TagStamps`, beside the edited resource and written by the same commit (`track`), by whatever way the edit came: service,
 //! plain write, import, deletion. Deleted categories and tags leave theirs behind for good, some hundred bytes each: a site that was away
 //! for a year must not bring them back; an object of the site's own leaves a mark for a month, a copy nothing. A site without links keeps none; a resource without them has its present
 //! values at tick 0, which any edit beats, and which two sites may have different: then the greater text wins.
