@@ -329,7 +329,7 @@ fn parse_line(text: &[u8], line: u64, registry: &Registry, may_register: bool) -
     // An export tells who kept a resource; here it is nobody's, or whoever's it is already.
     document.set(COLLECTED_BY, None);
     match id.resource_type.as_str() {
-        builtin::ACCOUNT => return Err(Error::unauthorized()),
+        builtin::ACCOUNT | builtin::TAG_STAMPS => return Err(Error::unauthorized()),
         builtin::RESOURCE_MODEL if !may_register => return Err(Error::unauthorized()),
         builtin::RESOURCE_MODEL => crate::operations::check_model_document(registry, &id, &document)?,
         _ => {}
