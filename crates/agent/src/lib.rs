@@ -72,4 +72,5 @@ pub mod upstream;
 
 pub use libvirt::{Address as LibvirtAddress, AddressError as LibvirtAddressError};
 pub use observed::Observed;
+pub use qemu::switch::{SwitchAction, SwitchError};
 pub use reader::{HostReader, ReadError};

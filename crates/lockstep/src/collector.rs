@@ -4,10 +4,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use lockstep_agent::reconcile::{self, Write};
-use lockstep_agent::{HostReader, LibvirtAddress};
+use lockstep_agent::{HostReader, LibvirtAddress, SwitchAction, SwitchError};
 use lockstep_model::ResourceId;
 use lockstep_query::Source;
 use lockstep_site::{Site, WriteError};
+use lockstep_vcenter::{Action, Refusal, Switch};
 use tokio::sync::Notify;
 
 /// How often the machine is read. A read costs some ten milliseconds.
@@ -16,21 +17,63 @@ const INTERVAL: Duration = Duration::from_secs(2);
 /// The name that the collector's commits carry.
 const AUTHOR: &str = "lockstep/collect-host";
 
-/// Keeps reading, at once when libvirt has news; ends never.
-pub async fn keep_host(site: Arc<Site>, libvirt: Option<LibvirtAddress>) {
-    let news = Arc::new(Notify::new());
-    let told = news.clone();
-    let reader = Arc::new(HostReader::new().with_libvirt(libvirt, move || told.notify_one()));
-    let mut timer = tokio::time::interval(INTERVAL);
-    timer.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    loop {
-        tokio::select! {
-            _ = timer.tick() => {}
-            () = news.notified() => {}
+/// The machine that the server runs on.
+#[derive(Debug)]
+pub struct ThisHost {
+    reader: Arc<HostReader>,
+    /// Something has happened: it is read at once.
+    news: Arc<Notify>,
+}
+
+impl ThisHost {
+    /// Follows libvirt at the address, or where the machine has it; nothing is written yet.
+    pub fn new(libvirt: Option<LibvirtAddress>) -> Self {
+        let news = Arc::new(Notify::new());
+        let told = news.clone();
+        let reader = Arc::new(HostReader::new().with_libvirt(libvirt, move || told.notify_one()));
+        Self { reader, news }
+    }
+
+    /// Keeps reading, at once when there is news; ends never.
+    pub async fn keep(self: Arc<Self>, site: Arc<Site>) {
+        let mut timer = tokio::time::interval(INTERVAL);
+        timer.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                _ = timer.tick() => {}
+                () = self.news.notified() => {}
+            }
+            if let Err(error) = collect(&site, &self.reader).await {
+                tracing::warn!(error = %format!("{error:#}"), "cannot collect this machine");
+            }
         }
-        if let Err(error) = collect(&site, &reader).await {
-            tracing::warn!(error = %format!("{error:#}"), "cannot collect this machine");
-        }
+    }
+}
+
+impl Switch for ThisHost {
+    fn switch(&self, vm: &str, action: Action) -> Result<(), Refusal> {
+        let action = match action {
+            Action::Start => SwitchAction::Start,
+            Action::Stop => SwitchAction::Stop,
+            Action::Suspend => SwitchAction::Suspend,
+            Action::Reset => SwitchAction::Reset,
+            Action::Shutdown => SwitchAction::Shutdown,
+        };
+        let switched = self.reader.switch(vm, action);
+        // Also after a failure: it may have come of something that the inventory does not show yet.
+        self.news.notify_one();
+        switched.map_err(|error| match error {
+            SwitchError::Already => Refusal::Already,
+            SwitchError::NotNow { status } => Refusal::NotNow { status },
+            SwitchError::NotHere => Refusal::NotHere,
+            SwitchError::OfLibvirt => Refusal::NoWay { reason: "libvirt manages it: switch it there" },
+            SwitchError::NoMonitor => {
+                Refusal::NoWay { reason: "its QEMU has no QMP socket to be switched by (-qmp unix:…)" }
+            }
+            SwitchError::Unreadable => Refusal::NoWay { reason: "this host cannot be read" },
+            SwitchError::Busy => Refusal::Busy,
+            SwitchError::Silent => Refusal::Silent,
+        })
     }
 }
 
