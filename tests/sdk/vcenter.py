@@ -131,11 +131,12 @@ def main():
     server, user, password, ca_file, mode = sys.argv[1:6]
     http = requests.Session()
     http.verify = ca_file
-    vcenter = create_vsphere_client(server=server, username=user, password=password, session=http).vcenter
+    # It logs out when it is let go.
+    client = create_vsphere_client(server=server, username=user, password=password, session=http)
     if mode == "lists":
-        lists(vcenter)
+        lists(client.vcenter)
     else:
-        power(vcenter, *sys.argv[6:])
+        power(client.vcenter, *sys.argv[6:])
     print("done")
 
 

@@ -258,7 +258,7 @@ impl Server {
     /// # Errors
     /// When the listener fails.
     pub async fn run(self, stop: impl Future<Output = ()> + Send + 'static) -> Result<()> {
-        let collector = self.host.map(|host| tokio::spawn(host.keep(self.site.clone())));
+        let collector = self.host.as_ref().map(|host| tokio::spawn(host.clone().keep(self.site.clone())));
         let running = Running::start(&self.stats)?;
         let provider = match &self.provider_dir {
             Some(dir) => Some(provider::start(self.calls("provider"), self.stats.clone(), dir)?),

@@ -11,7 +11,7 @@ use lockstep_model::{Document, ResourceId, Value};
 use lockstep_query::View;
 
 use crate::network;
-use crate::select::{id_in, long, text};
+use crate::select::{self, id_in, long, text};
 
 /// Keys of disks and network adapters, as vCenter numbers them.
 const FIRST_DISK: usize = 2000;
@@ -45,10 +45,12 @@ pub(crate) fn boot(vm: &Document) -> BootInfo {
         Some("EFI" | "UEFI") => BootType::Efi,
         _ => BootType::Unknown,
     };
+    // Clients demand these with EFI, and refuse the answer without.
+    let is_efi = ty == BootType::Efi;
     BootInfo {
         ty,
-        efi_legacy_boot: None,
-        network_protocol: None,
+        efi_legacy_boot: is_efi.then_some(false),
+        network_protocol: is_efi.then(|| "IPV4".to_owned()),
         delay: 0,
         retry: false,
         retry_delay: RETRY_DELAY_MS,
@@ -89,7 +91,7 @@ pub(crate) fn disks(vm: &Document) -> Map<DiskInfo> {
             nvme: None,
             backing: DiskBacking {
                 ty: DiskBackingType::VmdkFile,
-                vmdk_file: field_text(disk, "path").map(str::to_owned),
+                vmdk_file: Some(field_text(disk, "path").unwrap_or_default().to_owned()),
             },
             capacity,
         };
@@ -112,11 +114,12 @@ pub(crate) fn nics(view: &View, vm: &Document) -> Map<EthernetInfo> {
             Some(Value::Boolean(false)) => ConnectionState::NotConnected,
             _ => ConnectionState::Unknown,
         };
+        let ty = emulation(field_text(nic, "kind"));
         let info = EthernetInfo {
             label: label(nic, &key),
-            ty: emulation(field_text(nic, "kind")),
-            upt_compatibility_enabled: None,
-            upt_v2_compatibility_enabled: None,
+            ty,
+            upt_compatibility_enabled: (ty == EmulationType::Vmxnet3).then_some(false),
+            upt_v2_compatibility_enabled: (ty == EmulationType::Vmxnet3).then_some(false),
             mac_type: MacType::Unknown,
             mac_address: field_text(nic, "mac_address").map(str::to_owned),
             pci_slot_number: None,
@@ -139,24 +142,32 @@ fn emulation(kind: Option<&str>) -> EmulationType {
     }
 }
 
+/// What an adapter is connected to, with all that clients demand of each type.
 fn backing(view: &View, network: Option<&ResourceId>) -> EthernetBacking {
-    let stored = network.and_then(|id| view.get(id)).map(|stored| stored.document);
-    let ty = match network::type_of(stored.as_ref().and_then(|network| text(network, "kind"))) {
-        Type::StandardPortgroup => BackingType::StandardPortgroup,
-        Type::DistributedPortgroup => BackingType::DistributedPortgroup,
-        Type::OpaqueNetwork => BackingType::OpaqueNetwork,
-        Type::Unknown => BackingType::Unknown,
+    let stored = |id: &ResourceId| view.get(id).map(|stored| stored.document);
+    let found = network.and_then(stored);
+    let ty = network::type_of(found.as_ref().and_then(|network| text(network, "kind")));
+    let switch_uuid = || {
+        let switch = stored(id_in(found.as_ref()?.get("switch"))?)?;
+        text(&switch, "uuid").map(str::to_owned)
     };
+    let name = found.as_ref().zip(network).map(|(network, id)| select::name(network, &id.id));
+    let is_opaque = ty == Type::OpaqueNetwork;
     EthernetBacking {
-        ty,
+        ty: match ty {
+            Type::StandardPortgroup => BackingType::StandardPortgroup,
+            Type::DistributedPortgroup => BackingType::DistributedPortgroup,
+            Type::OpaqueNetwork => BackingType::OpaqueNetwork,
+            Type::Unknown => BackingType::Unknown,
+        },
         network: network.map(|id| id.id.to_string()),
-        network_name: stored.as_ref().and_then(|network| text(network, "name")).map(str::to_owned),
+        network_name: name.filter(|_| ty == Type::StandardPortgroup),
         host_device: None,
-        distributed_switch_uuid: None,
+        distributed_switch_uuid: (ty == Type::DistributedPortgroup).then(|| switch_uuid().unwrap_or_default()),
         distributed_port: None,
         connection_cookie: None,
-        opaque_network_type: None,
-        opaque_network_id: None,
+        opaque_network_type: is_opaque.then(String::new),
+        opaque_network_id: is_opaque.then(String::new),
     }
 }
 

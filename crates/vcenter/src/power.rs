@@ -105,7 +105,10 @@ pub(crate) fn register(table: &mut Table, switch: Power) {
 
 pub(crate) fn get(view: &View, input: IdInput) -> Result<Info, Error> {
     let vm = select::find(view, VIRTUAL_MACHINE, &input.vm)?;
-    Ok(Info { state: power_state(text(&vm, "power_state")), clean_power_off: None })
+    let state = power_state(text(&vm, "power_state"));
+    // Clients demand it of a machine that is off, and one of which nothing is known may have been cut off.
+    let is_clean = text(&vm, "qemu/status") == Some("shutdown");
+    Ok(Info { state, clean_power_off: (state == State::PoweredOff).then_some(is_clean) })
 }
 
 pub(crate) fn get_guest(view: &View, input: guest_power::IdInput) -> Result<guest_power::Info, Error> {

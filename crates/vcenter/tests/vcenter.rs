@@ -153,7 +153,7 @@ impl House {
             "disks": [{"label": "d0", "capacity": 7, "path": "/a"}, {"label": "d1"}], "networks": [to("Network", "br")]});
         self.add("VirtualMachine", "vm-1", on).await;
         let off = json!({"name": "web", "power_state": "POWERED_OFF", "host": to("HostSystem", "host-2"),
-            "folder": to("Folder", "f-vm")});
+            "folder": to("Folder", "f-vm"), "nics": [{"kind": "VMXNET3"}], "networks": [to("Network", "pg")], "disks": [{}]});
         self.add("VirtualMachine", "vm-2", off).await;
         let kvm = json!({"host": to("HostSystem", "host-3"), "power_state": "SUSPENDED", "instance_uuid": "u",
             "qemu": {"qmp_socket": "/q"}});
@@ -228,6 +228,11 @@ async fn what_the_inventory_does_not_know_is_told_as_unknown() {
     assert_eq!((&nic["type"], &nic["state"]), (&json!("E1000"), &json!("CONNECTED")));
     let backing = json!({"type": "STANDARD_PORTGROUP", "network": "br", "network_name": "br0"});
     assert_eq!(nic["backing"], backing);
+    let other = house.call(VM, "get", json!({"vm": "vm-2"})).await.unwrap();
+    let backing = json!({"type": "DISTRIBUTED_PORTGROUP", "network": "pg", "distributed_switch_uuid": ""});
+    let nic = &other["nics"]["4000"];
+    assert_eq!((&nic["backing"], &nic["upt_compatibility_enabled"]), (&backing, &json!(false)));
+    assert_eq!((&nic["state"], &other["disks"]["2000"]["label"]), (&json!("UNKNOWN"), &json!("2000")));
     let bare = house.call(VM, "get", json!({"vm": "vm-3"})).await.unwrap();
     assert_eq!(bare["identity"], json!({"name": "vm-3", "bios_uuid": "u", "instance_uuid": "u"}));
     assert_eq!((&bare["cpu"]["count"], &bare["guest_OS"]), (&json!(0), &json!("OTHER")));

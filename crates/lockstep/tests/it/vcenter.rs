@@ -140,7 +140,7 @@ fn both_generations_of_rest_list_the_inventory_by_their_own_urls() {
     assert_eq!(legacy["value"]["disks"][0]["key"], "2000");
     assert_eq!(get("/api/vcenter/host?standalone=true")[0]["host"], "host-2");
     assert_eq!(get("/api/vcenter/resource-pool/resgroup-1")["name"], "Resources");
-    assert_eq!(get("/rest/vcenter/vm/vm-2/power"), json!({"value": {"state": "POWERED_OFF"}}));
+    assert_eq!(get("/rest/vcenter/vm/vm-2/power"), json!({"value": {"state": "POWERED_OFF", "clean_power_off": false}}));
     for (path, status, kind) in [
         ("/api/vcenter/vm/vm-9", 404, "NOT_FOUND"),
         ("/api/vcenter/vm?power_states=OFF", 400, "INVALID_ARGUMENT"),

@@ -21,7 +21,7 @@ structure! {
     pub struct Info = "com.vmware.vcenter.vm.power.info" {
         /// Whether it does.
         state: State,
-        /// Whether the guest had shut down by itself; set when it is known.
+        /// Whether the guest is known to have shut down by itself; set with POWERED_OFF.
         clean_power_off: Option<bool>,
     }
 }

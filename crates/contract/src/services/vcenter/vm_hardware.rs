@@ -51,9 +51,9 @@ structure! {
     pub struct BootInfo = "com.vmware.vcenter.vm.hardware.boot.info" {
         /// Its firmware.
         ty as "type": BootType,
-        /// Whether EFI boots in the old way; always unset.
+        /// Whether EFI boots in the old way; set with EFI.
         efi_legacy_boot: Option<bool>,
-        /// How EFI boots over the network; always unset.
+        /// How EFI boots over the network; set with EFI.
         network_protocol: Option<String>,
         /// Milliseconds before it boots.
         delay: i64,
@@ -153,7 +153,7 @@ structure! {
     pub struct DiskBacking = "com.vmware.vcenter.vm.hardware.disk.backing_info" {
         /// In what.
         ty as "type": DiskBackingType,
-        /// The path of the file, whatever its format is.
+        /// The path of the file, whatever its format is; empty when it is not known.
         vmdk_file: Option<String>,
     }
 }
@@ -173,9 +173,9 @@ structure! {
         label: String,
         /// What it looks like to the guest.
         ty as "type": EmulationType,
-        /// Always unset.
+        /// Set with VMXNET3: false.
         upt_compatibility_enabled: Option<bool>,
-        /// Always unset.
+        /// Set with VMXNET3: false.
         upt_v2_compatibility_enabled: Option<bool>,
         /// Where its address comes from.
         mac_type: MacType,
@@ -231,19 +231,19 @@ structure! {
         ty as "type": BackingType,
         /// The network, when it is known.
         network: Option<String>,
-        /// Its name.
+        /// Its name; set with STANDARD_PORTGROUP.
         network_name: Option<String>,
         /// Always unset.
         host_device: Option<String>,
-        /// Always unset.
+        /// The switch, empty when it is not known; set with DISTRIBUTED_PORTGROUP.
         distributed_switch_uuid: Option<String>,
         /// Always unset.
         distributed_port: Option<String>,
         /// Always unset.
         connection_cookie: Option<i64>,
-        /// Always unset.
+        /// Empty with OPAQUE_NETWORK.
         opaque_network_type: Option<String>,
-        /// Always unset.
+        /// Empty with OPAQUE_NETWORK.
         opaque_network_id: Option<String>,
     }
 }
