@@ -351,7 +351,8 @@ fn service_content(server: &Server) -> String {
          <version>8.0.3</version><build>0</build><localeVersion>INTL</localeVersion><localeBuild>000</localeBuild>\
          <osType>linux-x64</osType><productLineId>vpx</productLineId><apiType>VirtualCenter</apiType>\
          <apiVersion>{VERSION}</apiVersion><instanceUuid>{uuid}</instanceUuid></about>\
-         <sessionManager type=\"SessionManager\">SessionManager</sessionManager>",
+         <sessionManager type=\"SessionManager\">SessionManager</sessionManager>\
+         <searchIndex type=\"SearchIndex\">SearchIndex</searchIndex>",
         root.id
     )
 }

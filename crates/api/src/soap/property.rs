@@ -4,7 +4,6 @@ use lockstep_model::{Document, ResourceId, Value as Stored};
 
 use super::tree::{COMPUTE_RESOURCE, Kind, Tree};
 use super::value::Value;
-use super::view::root;
 
 /// A structure under construction: fields that are not known are left out.
 type Fields = Vec<Option<(&'static str, Value)>>;
@@ -319,6 +318,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::soap::view::{ENTITIES, root};
 
     fn view() -> View {
         let to = |resource_type: &str, id: &str| json!({"type": resource_type, "id": id});
@@ -352,6 +352,10 @@ mod tests {
         view
     }
 
+    fn all(view: &View) -> impl Iterator<Item = ResourceId> {
+        ENTITIES.into_iter().flat_map(|name| view.ids(name, None))
+    }
+
     fn names_of(tree: &Tree<'_>, ids: &[ResourceId]) -> Vec<String> {
         ids.iter().map(|id| format!("{} {}", id.resource_type, tree.name(id))).collect()
     }
@@ -374,7 +378,7 @@ mod tests {
         assert_eq!(within(&tops[1], Kind::Hosts), ["ComputeResource kvm"]);
         assert_eq!(within(&tops[1], Kind::Datastores), ["Datastore /a"]);
         let mut seen = 0;
-        for id in tree.all(super::super::view::ENTITIES.as_slice()) {
+        for id in all(&view) {
             let above = tree.ancestors(&id);
             assert_eq!(above.last(), Some(&root()), "{id}: {above:?}");
             let parent = above.first().unwrap();
@@ -403,11 +407,12 @@ mod tests {
         assert_eq!((summary.at("runtime.powerState"), summary.at("config.uuid")), (Some(&state), None));
         let name = property(&tree, &ResourceId::new("Datastore", "ds"), "name");
         assert_eq!(name, Some(Value::string("%2fa")));
-        for type_name in super::super::view::ENTITIES {
-            for id in tree.all(&[type_name]) {
-                for name in names(type_name).iter().filter(|name| !["parent", "resourcePool", "owner"].contains(name)) {
-                    assert!(property(&tree, &id, name).is_some(), "{id} {name}");
-                }
+        for id in all(&view) {
+            for name in names(id.resource_type.as_str())
+                .iter()
+                .filter(|name| !["parent", "resourcePool", "owner"].contains(name))
+            {
+                assert!(property(&tree, &id, name).is_some(), "{id} {name}");
             }
         }
         assert_eq!(property(&tree, &vm, "nothing"), None);

@@ -16,9 +16,9 @@
 //! Their ids begin with [`MADE_UP`], which begins no stored one of a vCenter.
 
 use lockstep_model::{ResourceId, Value};
-use lockstep_query::{Source, StructRef, ValueRef, View};
+use lockstep_query::{StructRef, ValueRef, View};
 
-use super::view::{ENTITIES, ROOT_NAME, is_entity, root};
+use super::view::{ROOT_NAME, is_entity, root};
 
 /// What the ids of objects begin with that are not stored.
 const MADE_UP: &str = "lockstep:";
@@ -310,11 +310,5 @@ impl<'v> Tree<'v> {
             matches!(document.as_ref().and_then(|pool| pool.get("parent")), Some(Value::Id(_)))
         };
         pools.into_iter().find(|pool| !is_inner(pool))
-    }
-
-    /// All objects of some types of the inventory.
-    pub(super) fn all(&self, types: &[&'static str]) -> impl Iterator<Item = ResourceId> {
-        let known = types.iter().filter(|name| ENTITIES.contains(name));
-        known.flat_map(|name| self.view.ids(name, None))
     }
 }

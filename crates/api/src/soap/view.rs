@@ -120,8 +120,13 @@ impl ContainerView {
         let tree = Tree { view };
         let is_below = |id: &ResourceId| match (is_root, self.is_recursive) {
             (true, true) => *id != self.container,
-            (_, false) => tree.parent(id).as_ref() == Some(&self.container),
-            // Hosts are the containers of their machines, too, and clusters of them.
+            // What stands in nothing is the root's own, too.
+            (true, false) => view.parents(id).first().is_none_or(|parent| *parent == self.container) && *id != root(),
+            // What is stored without the folders between is shown with them and without.
+            (false, false) => {
+                tree.parent(id).as_ref() == Some(&self.container) || view.parents(id).first() == Some(&self.container)
+            }
+            // Hosts contain their machines, too, and clusters those.
             (false, true) => tree.ancestors(id).contains(&self.container) || view.parents(id).contains(&self.container),
         };
         let below = types.into_iter().flat_map(|name| view.ids(name, None)).filter(is_below);

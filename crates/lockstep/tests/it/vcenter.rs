@@ -140,7 +140,10 @@ fn both_generations_of_rest_list_the_inventory_by_their_own_urls() {
     assert_eq!(legacy["value"]["disks"][0]["key"], "2000");
     assert_eq!(get("/api/vcenter/host?standalone=true")[0]["host"], "host-2");
     assert_eq!(get("/api/vcenter/resource-pool/resgroup-1")["name"], "Resources");
-    assert_eq!(get("/rest/vcenter/vm/vm-2/power"), json!({"value": {"state": "POWERED_OFF", "clean_power_off": false}}));
+    assert_eq!(
+        get("/rest/vcenter/vm/vm-2/power"),
+        json!({"value": {"state": "POWERED_OFF", "clean_power_off": false}})
+    );
     for (path, status, kind) in [
         ("/api/vcenter/vm/vm-9", 404, "NOT_FOUND"),
         ("/api/vcenter/vm?power_states=OFF", 400, "INVALID_ARGUMENT"),
@@ -155,6 +158,56 @@ fn both_generations_of_rest_list_the_inventory_by_their_own_urls() {
         assert_eq!(status, 400, "{path}: {body}");
         assert!(body.to_string().contains("switches no machine"), "{path}: {body}");
     }
+}
+
+/// What `govc` prints, line by line in order.
+fn govc(server: &Server, args: &[&str]) -> Vec<String> {
+    let address = server.url.trim_start_matches("http://").trim_start_matches("https://");
+    let output = Command::new(root().join(".tools/vcsim/bin/govc"))
+        .args(args)
+        .env("GOVC_URL", format!("https://{address}/sdk"))
+        .env("GOVC_USERNAME", USER)
+        .env("GOVC_PASSWORD", PASSWORD)
+        .env("GOVC_TLS_CA_CERTS", server.data.path().join("tls-cert.pem"))
+        // Where it keeps its session, and finds it again.
+        .env("HOME", server.data.path())
+        .output()
+        .unwrap();
+    let printed = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(output.status.success(), "{args:?}: {printed}\n{}", String::from_utf8_lossy(&output.stderr));
+    let mut lines: Vec<String> = printed.lines().map(|line| line.trim().to_owned()).collect();
+    lines.sort();
+    lines
+}
+
+#[test]
+fn govc_walks_the_inventory_and_tells_of_machines_and_hosts() {
+    if !root().join(".tools/vcsim/bin/govc").exists() {
+        eprintln!("skipped: no govc in .tools/vcsim; scripts/test-tools.sh builds it");
+        return;
+    }
+    let server = Server::start_with(&["--no-collect-host", "--no-sample-host"]);
+    furnish(&server);
+    // What stands in no datacenter is shown in one of its own.
+    assert_eq!(govc(&server, &["find", "/", "-type", "m"]), ["/fra/vm/v1", "/fra/vm/v2", "/lockstep/vm/v1"]);
+    assert_eq!(govc(&server, &["find", "/", "-type", "h"]), ["/fra/host/cl/h1", "/lockstep/host/h2/h2"]);
+    assert_eq!(govc(&server, &["find", "/fra/vm", "-type", "m", "-name", "v2"]), ["/fra/vm/v2"]);
+    assert_eq!(govc(&server, &["ls", "/fra"]), ["/fra/datastore", "/fra/host", "/fra/network", "/fra/vm"]);
+    assert_eq!(govc(&server, &["ls", "/fra/vm"]), ["/fra/vm/v1", "/fra/vm/v2"]);
+    assert_eq!(govc(&server, &["ls", "/fra/host/cl"]), ["/fra/host/cl/Resources", "/fra/host/cl/h1"]);
+    assert_eq!(govc(&server, &["ls", "/lockstep/datastore"]), ["/lockstep/datastore/nfs"]);
+    let told = govc(&server, &["vm.info", "-dc", "fra", "v1"]);
+    for part in [
+        "Path:         /fra/vm/v1",
+        "Memory:       2048MB",
+        "CPU:          4 vCPU(s)",
+        "Power state:  poweredOn",
+        "Host:         h1",
+    ] {
+        assert!(told.iter().any(|line| line == part), "{part}: {told:?}");
+    }
+    let told = govc(&server, &["host.info", "-host", "/fra/host/cl/h1"]);
+    assert!(told.iter().any(|line| line == "State:           connected"), "{told:?}");
 }
 
 /// A process that is killed when the test ends, however it ends.
