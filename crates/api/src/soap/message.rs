@@ -22,7 +22,7 @@ const DEPTH_MAX: usize = 24;
 const ELEMENTS_MAX: usize = 1024;
 
 /// An element of a call.
-#[derive(Debug, Default, PartialEq)]
+#[derive(Debug, Default, Clone, PartialEq)]
 pub(super) struct Element {
     pub name: String,
     /// The attribute `type` of what names an object.

@@ -159,11 +159,11 @@ async fn call(
         }
         "RetrieveProperties" => {
             *name = "soap.RetrieveProperties";
-            request.retrieve_properties("returnval")
+            request.retrieve_properties("returnval").await
         }
         "RetrievePropertiesEx" => {
             *name = "soap.RetrievePropertiesEx";
-            request.retrieve_properties("objects")
+            request.retrieve_properties("objects").await
         }
         "Fetch" => {
             *name = "soap.Fetch";
@@ -270,10 +270,14 @@ impl Request<'_> {
     }
 
     /// The objects of specifications, each in an `element`; all of them at once, so there is never more to be asked for.
-    fn retrieve_properties(&self, element: &'static str) -> Result<Reply, Fault> {
+    async fn retrieve_properties(&self, element: &'static str) -> Result<Reply, Fault> {
         self.expect_this("propertyCollector")?;
         self.user()?;
-        let objects = collect::collect(&Tree { view: &self.server.site.view() }, self.method, element)?;
+        let (site, method) = (self.server.site.clone(), self.method.clone());
+        // A large inventory is read for some hundred milliseconds.
+        let reading =
+            tokio::task::spawn_blocking(move || collect::collect(&Tree { view: &site.view() }, &method, element));
+        let objects = reading.await.map_err(|_| Fault::Failed(Error::internal().into()))??;
         let returned = match element {
             // Nothing is found: nothing is returned.
             "objects" if !objects.is_empty() => format!("<returnval>{objects}</returnval>"),
