@@ -118,10 +118,10 @@ impl HostReader {
         Ok(observed)
     }
 
-    /// Switches the virtual machine with an id of the inventory, if a QEMU process of it runs here.
+    /// Switches the virtual machine with an id of the inventory, if libvirt here manages it, or a QEMU process of it runs here.
     ///
     /// Which process that is, and where its monitor is, is looked up now and not taken from what was read before. It blocks for as long
-    /// as the monitor takes, some ten seconds at most.
+    /// as the monitor takes, some ten seconds at most, or the daemon.
     ///
     /// # Errors
     /// [`SwitchError`].
@@ -130,7 +130,8 @@ impl HostReader {
         let machine = observed.iter().find(|one| one.resource_type == "VirtualMachine" && one.id == id);
         let machine = machine.ok_or(SwitchError::NotHere)?;
         if machine.properties.contains_key("libvirt") {
-            return Err(SwitchError::OfLibvirt);
+            let uuid = id.strip_prefix("vm-").unwrap_or(id);
+            return self.libvirt.as_ref().ok_or(SwitchError::NotHere)?.switch(uuid, action);
         }
         let pid = machine.properties.get("qemu").and_then(|qemu| qemu["pid"].as_u64());
         let pid = pid.and_then(|pid| u32::try_from(pid).ok()).ok_or(SwitchError::NotHere)?;

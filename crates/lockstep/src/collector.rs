@@ -66,11 +66,11 @@ impl Switch for ThisHost {
             SwitchError::Already => Refusal::Already,
             SwitchError::NotNow { status } => Refusal::NotNow { status },
             SwitchError::NotHere => Refusal::NotHere,
-            SwitchError::OfLibvirt => Refusal::NoWay { reason: "libvirt manages it: switch it there" },
+            SwitchError::Libvirt { .. } => Refusal::NoWay { reason: error.to_string() },
             SwitchError::NoMonitor => {
-                Refusal::NoWay { reason: "its QEMU has no QMP socket to be switched by (-qmp unix:…)" }
+                Refusal::NoWay { reason: "its QEMU has no QMP socket to be switched by (-qmp unix:…)".to_owned() }
             }
-            SwitchError::Unreadable => Refusal::NoWay { reason: "this host cannot be read" },
+            SwitchError::Unreadable => Refusal::NoWay { reason: "this host cannot be read".to_owned() },
             SwitchError::Busy => Refusal::Busy,
             SwitchError::Silent => Refusal::Silent,
         })

@@ -6,7 +6,7 @@
 //! | SUSPENDED | POWERED_ON | POWERED_OFF | already in desired state | not allowed |
 //! | POWERED_OFF | see below | already in desired state | not allowed | not allowed |
 //!
-//! A machine of QEMU is a process: stopped, the process is gone, and its owner alone knows how to start another. So a start is for machines that
+//! Libvirt starts what it manages. Otherwise a machine of QEMU is a process: stopped, the process is gone, and its owner alone knows how to start another. So a start is for machines that
 //! are suspended, or whose process is still there. A machine of which no process is here (another host's, one that a vCenter or a link keeps, or
 //! that has ended) is refused with what is known of it.
 
@@ -62,7 +62,7 @@ pub enum Refusal {
     #[error("{reason}")]
     NoWay {
         /// Why.
-        reason: &'static str,
+        reason: String,
     },
     /// Its monitor serves another client.
     #[error("its monitor serves another client")]
@@ -74,7 +74,8 @@ pub enum Refusal {
 
 /// What switches the machines of a host.
 pub trait Switch: Send + Sync {
-    /// Switches the machine with an id of the inventory. Blocks for as long as its monitor takes, ten seconds at most.
+    /// Switches the machine with an id of the inventory. Blocks for as long as its monitor or its manager takes: seconds, and half
+    /// a minute for one that hangs.
     ///
     /// # Errors
     /// [`Refusal`]; nothing was done then, but with [`Refusal::Silent`], where that is unknown.

@@ -307,8 +307,8 @@ async fn a_switch_is_thrown_and_its_refusals_have_the_declared_errors() {
     check(not_now(), "vm-3", "start", ErrorKind::Error).await;
     check(Refusal::Busy, "vm-3", "stop", ErrorKind::ResourceBusy).await;
     check(Refusal::Silent, "vm-3", "stop", ErrorKind::ServiceUnavailable).await;
-    check(Refusal::NoWay { reason: "x" }, "vm-3", "start", ErrorKind::Unsupported).await;
-    check(Refusal::NoWay { reason: "x" }, "vm-3", "stop", ErrorKind::Error).await;
+    check(Refusal::NoWay { reason: "x".to_owned() }, "vm-3", "start", ErrorKind::Unsupported).await;
+    check(Refusal::NoWay { reason: "x".to_owned() }, "vm-3", "stop", ErrorKind::Error).await;
     check(Refusal::NotHere, "vm-3", "reset", ErrorKind::Error).await;
     check(Refusal::NotHere, "vm-2", "stop", ErrorKind::AlreadyInDesiredState).await;
     check(Refusal::NotHere, "vm-2", "suspend", ErrorKind::NotAllowedInCurrentState).await;

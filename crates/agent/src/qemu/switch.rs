@@ -50,9 +50,12 @@ pub enum SwitchError {
     /// No process of it runs on this machine.
     #[error("no process of it runs here")]
     NotHere,
-    /// Libvirt has started it, and has its monitor.
-    #[error("libvirt manages it")]
-    OfLibvirt,
+    /// Libvirt manages it, and does not do it.
+    #[error("libvirt manages it: {message}")]
+    Libvirt {
+        /// What it said.
+        message: String,
+    },
     /// It has no monitor that could be reached.
     #[error("it has no QMP socket")]
     NoMonitor,
