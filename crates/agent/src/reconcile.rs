@@ -5,7 +5,7 @@
 //!
 //! # A virtual machine that stops is off, not gone
 //! QEMU's process ends with its machine, and nothing on the host tells whether the machine will be started again. So a machine without a
-//! process keeps its resource, POWERED_OFF, with all that it was made of; only what was its process's goes ([`OF_PROCESS`]). Its id does not
+//! process keeps its resource, POWERED_OFF, with all that it was made of; only what was its process's goes ([`OF_RUNNING`]). Its id does not
 //! depend on the process, so it is known again when it is started. Its owner says when it is gone for good, by deleting the resource.
 //! Of libvirt's machines the daemon knows which are defined: one that it has no more is deleted. So is what had a number at the end of its id
 //! only because two processes claimed to be the same machine.
@@ -108,8 +108,8 @@ const HOST: &[&str] = &[
     "libvirt",
 ];
 
-/// What a virtual machine has only while a process of it runs.
-const OF_PROCESS: [&str; 4] = ["boot_time", "qemu/pid", "qemu/qmp_socket", "qemu/status"];
+/// What changes of a virtual machine when its process has ended: it is off, and the others, which are the process's, are unset.
+pub const OF_RUNNING: [&str; 5] = ["power_state", "boot_time", "qemu/pid", "qemu/qmp_socket", "qemu/status"];
 
 /// Set when the resource is created, and somebody else's afterwards.
 const ON_CREATE_ONLY: &[&str] = &["in_maintenance_mode"];
@@ -124,7 +124,7 @@ pub fn plan(observed: &[Observed], stored: &Stored<'_>, of_host: &OfHost<'_>) ->
         match stored(one.resource_type, &one.id) {
             None => writes.push(Write::Create { resource_type, id, properties: one.properties.clone() }),
             Some(before) => {
-                let properties = differences(&before, &one.properties, owned(one.resource_type));
+                let properties = differences(&before, &one.properties, kept(one.resource_type));
                 if !properties.is_empty() {
                     writes.push(Write::Patch { resource_type, id, properties });
                 }
@@ -166,8 +166,10 @@ fn end(host: &Observed, resource_type: &str, id: String, stored: &Stored<'_>) ->
         None => before.contains_key(path),
     };
     let mut properties: Map<String, Value> =
-        OF_PROCESS.into_iter().filter(|path| has(path)).map(|path| (path.to_owned(), Value::Null)).collect();
-    if before.get("power_state").and_then(Value::as_str) != Some("POWERED_OFF") {
+        OF_RUNNING.into_iter().filter(|path| has(path)).map(|path| (path.to_owned(), Value::Null)).collect();
+    if before.get("power_state").and_then(Value::as_str) == Some("POWERED_OFF") {
+        properties.remove("power_state");
+    } else {
         properties.insert("power_state".to_owned(), "POWERED_OFF".into());
     }
     let is_news = !properties.is_empty();
@@ -178,14 +180,23 @@ fn is_libvirt_connected(host: &Observed) -> bool {
     host.properties.get("libvirt").is_some_and(|libvirt| libvirt["connected"] == true)
 }
 
+/// The properties of an existing resource that the collector keeps as observed.
+pub fn kept(resource_type: &str) -> impl Iterator<Item = &'static str> {
+    owned(resource_type).iter().copied().filter(|name| !ON_CREATE_ONLY.contains(name))
+}
+
 fn owned(resource_type: &str) -> &'static [&'static str] {
     OF_HOST.iter().find(|(name, _)| *name == resource_type).map_or(HOST, |(_, owned)| owned)
 }
 
 /// The leaves in which what the collector owns differs.
-fn differences(before: &Map<String, Value>, after: &Map<String, Value>, owned: &[&str]) -> Map<String, Value> {
+fn differences(
+    before: &Map<String, Value>,
+    after: &Map<String, Value>,
+    kept: impl Iterator<Item = &'static str>,
+) -> Map<String, Value> {
     let mut out = Map::new();
-    let names: BTreeSet<&str> = owned.iter().copied().filter(|name| !ON_CREATE_ONLY.contains(name)).collect();
+    let names: BTreeSet<&str> = kept.collect();
     for name in names {
         compare(before.get(name), after.get(name), name, &mut out);
     }

@@ -16,6 +16,7 @@ use lockstep_links::Links;
 use lockstep_site::Site;
 use lockstep_site::table::Table;
 use lockstep_stats::Stats;
+use lockstep_vsphere::Collectors;
 use tokio::net::TcpListener;
 use tracing_subscriber::EnvFilter;
 
@@ -168,6 +169,7 @@ pub struct Server {
     /// Its stats service.
     pub stats: Arc<Stats>,
     links: Arc<Links>,
+    collectors: Arc<Collectors>,
     table: Arc<Table>,
     listener: TcpListener,
     api: lockstep_api::ApiConfig,
@@ -234,11 +236,14 @@ impl Server {
         let url = format!("{scheme}://{address}");
         let links = links::open(&args.links, &site, &url, certificate.as_deref())?;
         links::register(&links, &mut table);
+        let collectors = Collectors::open(site.clone()).context("the collectors cannot be read")?;
+        collectors.register(&mut table);
         Ok(Self {
             url,
             site,
             stats,
             links,
+            collectors,
             new_password,
             table: Arc::new(table),
             listener,
@@ -258,13 +263,15 @@ impl Server {
     /// # Errors
     /// When the listener fails.
     pub async fn run(self, stop: impl Future<Output = ()> + Send + 'static) -> Result<()> {
-        let collector = self.host.as_ref().map(|host| tokio::spawn(host.clone().keep(self.site.clone())));
+        let collector =
+            self.host.as_ref().map(|host| tokio::spawn(host.clone().keep(self.site.clone(), self.collectors.clone())));
         let running = Running::start(&self.stats)?;
         let provider = match &self.provider_dir {
             Some(dir) => Some(provider::start(self.calls("provider"), self.stats.clone(), dir)?),
             None => None,
         };
         self.links.start().await;
+        self.collectors.start();
         let site = self.site.clone();
         let stopping = async move {
             stop.await;
@@ -274,6 +281,7 @@ impl Server {
         if let Some(collector) = collector {
             collector.abort();
         }
+        self.collectors.stop().await;
         if let Some(provider) = provider {
             provider.stop().await;
         }

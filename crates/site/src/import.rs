@@ -16,7 +16,7 @@ use std::sync::Arc;
 
 use lockstep_contract::{Error, Privilege};
 use lockstep_journal::{Batch, Change, CommitError, Expect};
-use lockstep_model::{Document, Position, Registry, ResourceId, TypeDef, builtin};
+use lockstep_model::{COLLECTED_BY, Document, Position, Registry, ResourceId, TypeDef, builtin};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use tokio::sync::oneshot;
@@ -24,7 +24,9 @@ use tokio::task::JoinHandle;
 
 use crate::Site;
 use crate::caller::Caller;
-use crate::inventory::{ParentCache, WriteError, change_to, commit_error, demand_own, demand_unlinked, nearest_parent};
+use crate::inventory::{
+    ParentCache, WriteError, change_to, commit_error, demand_own, demand_unlinked, keep_collector, nearest_parent,
+};
 
 /// Lines of a batch unless the caller wants fewer.
 pub const BATCH_LINES_DEFAULT: usize = 1000;
@@ -321,8 +323,11 @@ fn parse_line(text: &[u8], line: u64, registry: &Registry, may_register: bool) -
         .ok_or_else(|| WriteError::UnknownType(fields.resource_type.to_string()).into_error())?;
     let id = ResourceId::new(type_def.name.clone(), &*fields.id);
     id.check().map_err(|e| WriteError::Id(e).into_error())?;
-    let document = type_def.read_document(fields.properties.get()).map_err(|e| WriteError::Misfit(e).into_error())?;
+    let mut document =
+        type_def.read_document(fields.properties.get()).map_err(|e| WriteError::Misfit(e).into_error())?;
     demand_unlinked(&id, &document).map_err(WriteError::into_error)?;
+    // An export tells who kept a resource; here it is nobody's, or whoever's it is already.
+    document.set(COLLECTED_BY, None);
     match id.resource_type.as_str() {
         builtin::ACCOUNT => return Err(Error::unauthorized()),
         builtin::RESOURCE_MODEL if !may_register => return Err(Error::unauthorized()),
@@ -403,7 +408,9 @@ fn plan(
             }
             OnExisting::Replace | OnExisting::Skip | OnExisting::Fail => {}
         }
-        match change_to(&view, one.id.clone(), std::mem::take(&mut one.document), parents) {
+        let mut document = std::mem::take(&mut one.document);
+        keep_collector(&view, &one.id, &mut document).map_err(|e| line_error(one.line, &e.into_error()))?;
+        match change_to(&view, one.id.clone(), document, parents) {
             Some(change) => {
                 changes.push(change);
                 if exists { report.replaced += 1 } else { report.created += 1 }

@@ -16,7 +16,7 @@ use std::time::Duration;
 use lockstep_contract::services::vcenter::guest_power::{self, State as GuestState};
 use lockstep_contract::services::vcenter::power::{self, IdInput, Info, State};
 use lockstep_contract::{Error, ErrorKind};
-use lockstep_model::{Document, LINKED_FROM};
+use lockstep_model::{COLLECTED_BY, Document, LINKED_FROM};
 use lockstep_query::View;
 use lockstep_site::Site;
 use lockstep_site::table::{Context, Table};
@@ -27,6 +27,9 @@ use crate::vm::{VIRTUAL_MACHINE, power_state};
 
 /// How long a switch that was thrown is waited for in the inventory.
 const SHOWN_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// What a collector's `kind` says that keeps the server's own machine.
+const OWN_HOST: &str = "HOST";
 
 /// What to do with a machine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -133,7 +136,8 @@ fn no_tools(view: &View, id: &str) -> Result<(), Error> {
 async fn act(context: Context, switch: Power, id: String, action: Action) -> Result<(), Error> {
     let site = context.site;
     let vm = select::find(&site.view(), VIRTUAL_MACHINE, &id)?;
-    if let Some(elsewhere) = kept_elsewhere(&vm) {
+    let elsewhere = kept_elsewhere(&site.view(), &vm);
+    if let Some(elsewhere) = elsewhere {
         return Err(no_way(action, &id, &elsewhere));
     }
     let Some(switch) = switch else {
@@ -156,11 +160,16 @@ async fn act(context: Context, switch: Power, id: String, action: Action) -> Res
 }
 
 /// Who keeps a machine that is not of this site's own hosts.
-fn kept_elsewhere(vm: &Document) -> Option<String> {
+fn kept_elsewhere(view: &View, vm: &Document) -> Option<String> {
     if let Some(link) = id_in(vm.get(LINKED_FROM)) {
         return Some(format!("it is a linked site's (link {}): switch it there", link.id));
     }
-    let collector = id_in(vm.get("collected_by"))?;
+    let collector = id_in(vm.get(COLLECTED_BY))?;
+    let stored = view.get(collector)?.document;
+    // The server's own machine has a collector, too.
+    if text(&stored, "kind") == Some(OWN_HOST) {
+        return None;
+    }
     Some(format!("the collector {} keeps it as its source has it: switch it there", collector.id))
 }
 

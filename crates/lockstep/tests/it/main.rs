@@ -16,3 +16,4 @@ mod server;
 mod stats;
 mod tagging;
 mod vcenter;
+mod vcenter_api;
