@@ -316,6 +316,39 @@ mod tests {
     }
 
     #[test]
+    fn what_is_let_go_is_nobodys_until_it_is_seen_again() {
+        let me = ResourceId::new("Collector", "host");
+        let by = json!({"type": "Collector", "id": "host"});
+        let on =
+            json!({"name": "a", "power_state": "POWERED_ON", "qemu": {"pid": 7, "machine": "q35"}, "collected_by": by});
+        let off = json!({"name": "a", "power_state": "POWERED_OFF"});
+        let view = view(&[
+            ("Collector", "host", json!({"kind": "HOST"})),
+            ("VirtualMachine", "on", on),
+            ("VirtualMachine", "off", off),
+        ]);
+        let let_go = |id: &str| Incoming {
+            id: ResourceId::new("VirtualMachine", id),
+            seen: Seen::LetGo {
+                paths: vec!["power_state", "qemu/pid"],
+                properties: json!({"power_state": "POWERED_OFF"}).as_object().cloned().unwrap(),
+            },
+        };
+        let changed = |incoming: &[Incoming]| -> Vec<String> {
+            let changes = plan(&view, &me, incoming).changes;
+            let leaves = |(change, _): (Change, Expect)| match change.operation {
+                Operation::Update(leaves) => leaves.iter().map(|leaf| leaf.path.to_string()).collect(),
+                _ => vec!["more than that".to_owned()],
+            };
+            changes.into_iter().flat_map(leaves).collect()
+        };
+        assert_eq!(changed(&[let_go("on")]), [COLLECTED_BY, "power_state", "qemu/pid"]);
+        assert!(changed(&[let_go("off"), let_go("never-here")]).is_empty());
+        let again = present("off", true, &["power_state"], json!({"power_state": "POWERED_ON"}));
+        assert_eq!(changed(&[again]), [COLLECTED_BY, "power_state"]);
+    }
+
+    #[test]
     fn only_what_differs_is_planned_and_what_others_set_stays() {
         let me = ResourceId::new("Collector", "vc");
         let by = |name: &str| json!({"type": "Collector", "id": name});

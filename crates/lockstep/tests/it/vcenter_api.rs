@@ -1,5 +1,6 @@
 //! The inventory as vCenter's clients list it, and switching real machines of QEMU.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
@@ -7,6 +8,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use crate::server::{PASSWORD, Server, USER, eventually, root};
+use crate::vcenter::{self, Vcsim};
 
 fn to(resource_type: &str, id: &str) -> Value {
     json!({"type": resource_type, "id": id})
@@ -208,6 +210,65 @@ fn govc_walks_the_inventory_and_tells_of_machines_and_hosts() {
     }
     let told = govc(&server, &["host.info", "-host", "/fra/host/cl/h1"]);
     assert!(told.iter().any(|line| line == "State:           connected"), "{told:?}");
+}
+
+#[test]
+fn a_collected_vcenter_is_listed_as_it_lists_itself() {
+    if !vcenter::is_there() {
+        return;
+    }
+    let vcsim = Vcsim::start(&["-dc", "2", "-host", "2", "-cluster", "2", "-vm", "3", "-folder", "1"]);
+    let server = Server::start_with(&["--no-collect-host", "--no-sample-host"]);
+    vcsim.collect(&server, "vc", vcsim.address());
+    let sorted = |printed: String| {
+        let mut lines: Vec<String> = printed.lines().map(|line| line.trim().to_owned()).collect();
+        lines.sort();
+        lines
+    };
+    for kind in ["m", "h", "c", "s", "n", "p", "d", "f"] {
+        for find in [&["find", "/", "-type", kind][..], &["find", "-i", "/", "-type", kind]] {
+            // Port groups of distributed switches are networks here.
+            let there = vcsim.govc(find).replace("DistributedVirtualPortgroup:", "Network:");
+            assert_eq!(govc(&server, find), sorted(there), "{find:?}");
+        }
+    }
+    let machines = sorted(vcsim.govc(&["find", "/", "-type", "m"]));
+    let name = |path: &String| path.rsplit('/').next().unwrap().to_owned();
+    let names: BTreeSet<String> = machines.iter().map(name).collect();
+    let list = server.ok("GET", "/api/vcenter/vm", &Value::Null);
+    let listed = list.as_array().unwrap().iter().map(|vm| vm["name"].as_str().unwrap().to_owned());
+    assert_eq!(listed.collect::<BTreeSet<_>>(), names);
+    for path in &machines {
+        let told = |printed: Vec<String>| -> Vec<String> {
+            let parts = ["Name:", "Path:", "UUID:", "Memory:", "CPU:", "Power state:", "Host:"];
+            printed.into_iter().filter(|line| parts.iter().any(|part| line.starts_with(part))).collect()
+        };
+        let info = ["vm.info", path.as_str()];
+        assert_eq!(told(govc(&server, &info)), told(sorted(vcsim.govc(&info))), "{path}");
+    }
+    let clusters = server.ok("GET", "/api/vcenter/cluster", &Value::Null);
+    for cluster in clusters.as_array().unwrap() {
+        let cluster = cluster["cluster"].as_str().unwrap();
+        let info = server.ok("GET", &format!("/api/vcenter/cluster/{cluster}"), &Value::Null);
+        assert!(info["resource_pool"].as_str().unwrap().starts_with("resgroup-"), "{info}");
+    }
+    let datacenters = server.ok("GET", "/api/vcenter/datacenter", &Value::Null);
+    for datacenter in datacenters.as_array().unwrap() {
+        let id = datacenter["datacenter"].as_str().unwrap();
+        let info = server.ok("GET", &format!("/api/vcenter/datacenter/{id}"), &Value::Null);
+        for folder in ["vm_folder", "host_folder", "datastore_folder", "network_folder"] {
+            assert!(!info[folder].as_str().unwrap().is_empty(), "{folder}: {info}");
+        }
+        let inside = server.ok("GET", &format!("/api/vcenter/vm?datacenters={id}"), &Value::Null);
+        let path = format!("/{}/", datacenter["name"].as_str().unwrap());
+        let expected = machines.iter().filter(|machine| machine.contains(&path)).count();
+        assert_eq!(inside.as_array().unwrap().len(), expected);
+    }
+    // What a vCenter keeps is switched there.
+    let vm = list[0]["vm"].as_str().unwrap();
+    let (status, body) = server.call("POST", &format!("/api/vcenter/vm/{vm}/power?action=stop"), &Value::Null);
+    assert_eq!((status, &body["error_type"]), (500, &json!("ERROR")), "{body}");
+    assert!(body.to_string().contains("the collector vc keeps it"), "{body}");
 }
 
 /// A process that is killed when the test ends, however it ends.
