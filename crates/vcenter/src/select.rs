@@ -1,6 +1,7 @@
 //! Lists: which resources a filter leaves, and what is shown of them.
 
-use std::collections::HashSet;
+use std::cell::RefCell;
+use std::collections::{HashMap, HashSet};
 
 use lockstep_contract::{Error, ErrorKind};
 use lockstep_model::{Document, ResourceId, Value};
@@ -98,9 +99,19 @@ impl<'s> Selection<'s> {
         self.count(place, ids.len());
         let above: HashSet<ResourceId> = ids.iter().map(|id| ResourceId::new(target, &**id)).collect();
         let (view, resource_type) = (self.view, self.resource_type);
+        let Some(def) = view.registry().type_def(resource_type) else { return self };
+        let parents: Vec<String> = def.parent_properties().map(|property| property.name.to_string()).collect();
+        self.paths.extend(parents.iter().map(|name| format!("{resource_type}/{name}")));
+        // Many have few parents: what is above each of those is looked up once.
+        let known: RefCell<HashMap<ResourceId, bool>> = RefCell::default();
         self.check(move |row| {
-            let parents = view.parents(&ResourceId::new(resource_type, row.id));
-            parents.iter().any(|parent| above.contains(parent))
+            let Some(parent) = parents.iter().find_map(|name| row.resource_at(name)) else { return false };
+            if let Some(is_below) = known.borrow().get(&parent) {
+                return *is_below;
+            }
+            let is_below = above.contains(&parent) || view.parents(&parent).iter().any(|one| above.contains(one));
+            known.borrow_mut().insert(parent, is_below);
+            is_below
         })
     }
 
@@ -212,6 +223,14 @@ impl<'v> Row<'v> {
 
     pub(crate) fn is(&self, path: &str) -> bool {
         matches!(self.value(path), Some(ValueRef::Boolean(true)))
+    }
+
+    /// What a property points to.
+    fn resource_at(&self, path: &str) -> Option<ResourceId> {
+        match self.value(path) {
+            Some(ValueRef::Id { resource_type, id }) => Some(ResourceId::new(*resource_type, *id)),
+            _ => None,
+        }
     }
 
     /// The id that a property points to.
