@@ -127,6 +127,10 @@ impl Router {
                     let path = format!("{root}{}", rest.path);
                     add(&mut shapes, &path, method(rest.method), rest.action, Target::Operation(index, space));
                 }
+                if let Some(alias) = rest.alias {
+                    let target = Target::Operation(index, Space::Mapped);
+                    add(&mut shapes, &format!("/rest{alias}"), method(rest.method), None, target);
+                }
             }
             if let Some((verb, path, action)) = entry.operation.legacy_route() {
                 let target = Target::Operation(index, Space::Ruled);

@@ -20,10 +20,11 @@ use lockstep_vsphere::Collectors;
 use tokio::net::TcpListener;
 use tracing_subscriber::EnvFilter;
 
+use crate::collector::ThisHost;
 use crate::in_process::InProcess;
 use crate::links::{self, LinksArgs};
 use crate::stats::{Running, StatsArgs};
-use crate::{collector, password, provider, stats};
+use crate::{password, provider, stats};
 
 /// What a server is told.
 #[derive(Args, Debug, Clone)]
@@ -172,8 +173,8 @@ pub struct Server {
     table: Arc<Table>,
     listener: TcpListener,
     api: lockstep_api::ApiConfig,
-    collect_host: bool,
-    libvirt: Option<LibvirtAddress>,
+    /// The machine that it runs on; `None` when it is left out of the inventory.
+    host: Option<Arc<ThisHost>>,
     /// Where the built-in provider of samples keeps its files; `None` without one.
     provider_dir: Option<PathBuf>,
 }
@@ -214,6 +215,8 @@ impl Server {
         lockstep_site::register(&mut table);
         feed.register(&mut table);
         lockstep_tagging::register(&mut table);
+        let host = (!args.no_collect_host).then(|| Arc::new(ThisHost::new(args.libvirt.clone())));
+        lockstep_vcenter::register(&mut table, host.clone().map(|host| host as Arc<dyn lockstep_vcenter::Switch>));
         let stats = stats::open(&args.stats, &args.data_dir, &site).await?;
         stats.register(&mut table);
         let metrics = stats.clone();
@@ -245,8 +248,7 @@ impl Server {
             table: Arc::new(table),
             listener,
             api: lockstep_api::ApiConfig { tls, more_metrics: Some(more_metrics), ..Default::default() },
-            collect_host: !args.no_collect_host,
-            libvirt: args.libvirt.clone(),
+            host,
             provider_dir: (!args.stats.no_sample_host).then(|| args.data_dir.clone()),
         })
     }
@@ -261,9 +263,8 @@ impl Server {
     /// # Errors
     /// When the listener fails.
     pub async fn run(self, stop: impl Future<Output = ()> + Send + 'static) -> Result<()> {
-        let collector = self.collect_host.then(|| {
-            tokio::spawn(collector::keep_host(self.site.clone(), self.collectors.clone(), self.libvirt.clone()))
-        });
+        let collector =
+            self.host.as_ref().map(|host| tokio::spawn(host.clone().keep(self.site.clone(), self.collectors.clone())));
         let running = Running::start(&self.stats)?;
         let provider = match &self.provider_dir {
             Some(dir) => Some(provider::start(self.calls("provider"), self.stats.clone(), dir)?),

@@ -13,6 +13,7 @@ pub mod session;
 pub mod site;
 pub mod stats;
 pub mod tagging;
+pub mod vcenter;
 
 use crate::structure;
 

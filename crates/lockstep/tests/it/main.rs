@@ -17,3 +17,4 @@ mod server;
 mod stats;
 mod tagging;
 mod vcenter;
+mod vcenter_api;
