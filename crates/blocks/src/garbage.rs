@@ -41,12 +41,11 @@ impl Store {
     /// [`Error::Io`], [`Error::Full`], [`Error::Poisoned`].
     pub fn collect_garbage(&self) -> Result<Collected, Error> {
         let _one_at_a_time = self.inner.collecting.lock();
-        self.inner.writer.seal_open()?;
+        let next = self.inner.writer.seal_open()?;
         let sealed: Vec<u32> = {
             let mut index = self.inner.index.write();
             index.wanted = Some(Hashes::default());
-            let open = self.inner.writer.open_pack();
-            index.packs.keys().copied().filter(|number| Some(*number) != open).collect()
+            index.packs.keys().copied().filter(|number| *number < next).collect()
         };
         let collected = self.mark().and_then(|needed| self.sweep(&sealed, &needed));
         self.inner.index.write().wanted = None;

@@ -362,10 +362,9 @@ impl Store {
     /// Brings all that was stored so far to the object store, when there is one.
     pub(crate) fn upload(&self) -> Result<(), Error> {
         let Some(tier) = &self.inner.tier else { return Ok(()) };
-        self.inner.writer.seal_open()?;
+        let next = self.inner.writer.seal_open()?;
         let mut packs: Vec<u32> = self.inner.index.read().packs.keys().copied().collect();
-        let open = self.inner.writer.open_pack();
-        packs.retain(|number| Some(*number) != open && !tier.has(*number));
+        packs.retain(|number| *number < next && !tier.has(*number));
         packs.sort_unstable();
         tier.upload(&*self.inner.storage, &packs, |number, file| {
             if let Some(pack) = self.inner.index.write().packs.get_mut(&number) {

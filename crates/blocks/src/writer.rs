@@ -165,14 +165,12 @@ impl Writer {
         self.check()
     }
 
-    /// Ends the pack that is open, so that it can be collected.
-    pub(crate) fn seal_open(&self) -> Result<(), Error> {
+    /// Ends the pack that is open. Answers the number that the next one will have: those below it are sealed.
+    // The index is locked after the state, everywhere: nobody may ask for this with the index locked.
+    pub(crate) fn seal_open(&self) -> Result<u32, Error> {
         self.check()?;
-        self.seal(&mut self.state.lock())
-    }
-
-    /// The pack that is open.
-    pub(crate) fn open_pack(&self) -> Option<u32> {
-        self.state.lock().open.as_ref().map(|open| open.number)
+        let mut state = self.state.lock();
+        self.seal(&mut state)?;
+        Ok(state.next)
     }
 }

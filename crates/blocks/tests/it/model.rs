@@ -1,7 +1,5 @@
 //! The store against a simple model: instances are their bytes.
 
-#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
-
 use std::collections::BTreeMap;
 use std::sync::Arc;
 

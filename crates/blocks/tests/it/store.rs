@@ -1,59 +1,14 @@
 //! The store in a real directory: damage, full disks, readers, several at once.
 
-#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
-
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use lockstep_blocks::format::{block_count, encode_leaf, hash_of, leaf_blocks, leaf_count, root_hash};
-use lockstep_blocks::{BLOCK_BYTES, Block, DiskSize, Error, Hash, LEAF_BLOCKS, Name, Rule, Store, export_raw};
-use lockstep_storage::faulty::{Disk, Random};
+use lockstep_blocks::format::{encode_leaf, hash_of, leaf_blocks, leaf_count, root_hash};
+use lockstep_blocks::{BLOCK_BYTES, Block, DiskSize, Error, Hash, LEAF_BLOCKS, Rule, Store, export_raw};
+use lockstep_storage::faulty::Disk;
 
-const BLOCKS: u32 = 300;
-const DISK: DiskSize = DiskSize { key: 2000, bytes: BLOCKS as u64 * BLOCK_BYTES as u64 };
-
-fn name(instance: &str) -> Name {
-    Name::new("r", instance).unwrap()
-}
-
-/// A block that does not compress.
-fn content(seed: u64) -> Vec<u8> {
-    let mut random = Random::new(seed);
-    (0..BLOCK_BYTES / 8).flat_map(|_| random.number().to_le_bytes()).collect()
-}
-
-/// The root of a disk whose blocks are these.
-fn root(blocks: &[Option<Hash>]) -> Hash {
-    let count = block_count(DISK.bytes);
-    let leaf = |number| {
-        let from = (number * LEAF_BLOCKS) as usize;
-        hash_of(&encode_leaf(&blocks[from..from + leaf_blocks(count, number) as usize]))
-    };
-    let leaves: Vec<Hash> = (0..leaf_count(count)).map(leaf).collect();
-    root_hash([(DISK.key, DISK.bytes, &*leaves)])
-}
-
-/// Commits an instance with these contents in its first blocks.
-fn commit(store: &Store, instance: &str, seeds: &[u64]) -> Result<(), Error> {
-    let draft = store.begin(&name(instance), None, &[DISK])?;
-    let mut map = vec![None; BLOCKS as usize];
-    for (number, seed) in seeds.iter().enumerate() {
-        let block = Block::of_plain(&content(*seed));
-        map[number] = Some(block.hash);
-        draft.put(&[block])?;
-        draft.set(2000, &[(number as u32, map[number])])?;
-    }
-    draft.flush()?;
-    draft.commit(&root(&map), 1)?;
-    Ok(())
-}
-
-fn read(store: &Store, instance: &str, number: u64) -> Result<Vec<u8>, Error> {
-    let mut found = vec![0; BLOCK_BYTES];
-    store.open_disk(&name(instance), 2000)?.read_at(number * BLOCK_BYTES as u64, &mut found)?;
-    Ok(found)
-}
+use crate::harness::{BLOCKS, DISK, commit, content, name, read, root};
 
 fn packs(directory: &Path) -> Vec<std::path::PathBuf> {
     let files = std::fs::read_dir(directory).unwrap().map(|file| file.unwrap().path());

@@ -1,19 +1,15 @@
 //! The store with an object store: moto's S3, over a real connection.
 
-#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
-
 use std::net::{TcpListener, TcpStream};
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use lockstep_blocks::format::{encode_leaf, hash_of, root_hash};
-use lockstep_blocks::{BLOCK_BYTES, Block, DiskSize, Error, Hash, Name, Remote, S3, S3Config, Store};
-use lockstep_storage::faulty::Random;
+use lockstep_blocks::format::hash_of;
+use lockstep_blocks::{Block, Error, Remote, S3, S3Config, Store};
 use tempfile::TempDir;
 
-const PATIENCE: Duration = Duration::from_secs(60);
-const DISK: DiskSize = DiskSize { key: 2000, bytes: 40 * BLOCK_BYTES as u64 };
+use crate::harness::{DISK, check, commit, content, name, wait_until};
 
 /// An S3 server; killed at the end.
 struct Moto {
@@ -39,11 +35,7 @@ impl Moto {
             .spawn()
             .unwrap();
         let moto = Self { child, port };
-        let started = Instant::now();
-        while TcpStream::connect(("127.0.0.1", port)).is_err() {
-            assert!(started.elapsed() < PATIENCE, "moto does not listen");
-            std::thread::sleep(Duration::from_millis(20));
-        }
+        wait_until("moto listens", || TcpStream::connect(("127.0.0.1", port)).is_ok());
         Some(moto)
     }
 
@@ -74,40 +66,6 @@ impl Drop for Moto {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
-    }
-}
-
-fn name(instance: &str) -> Name {
-    Name::new("r", instance).unwrap()
-}
-
-fn content(seed: u64) -> Vec<u8> {
-    let mut random = Random::new(seed);
-    (0..BLOCK_BYTES / 8).flat_map(|_| random.number().to_le_bytes()).collect()
-}
-
-/// Commits an instance whose first blocks are these.
-fn commit(store: &Store, instance: &str, seeds: &[u64]) -> Result<(), Error> {
-    let draft = store.begin(&name(instance), None, &[DISK])?;
-    let mut map: Vec<Option<Hash>> = vec![None; 40];
-    for (number, seed) in (0..).zip(seeds) {
-        let block = Block::of_plain(&content(*seed));
-        map[number as usize] = Some(block.hash);
-        draft.put(&[block])?;
-        draft.set(2000, &[(number, map[number as usize])])?;
-    }
-    draft.flush()?;
-    let leaf = hash_of(&encode_leaf(&map));
-    draft.commit(&root_hash([(2000, DISK.bytes, &[leaf][..])]), 1)?;
-    Ok(())
-}
-
-fn check(store: &Store, instance: &str, seeds: &[u64]) {
-    let disk = store.open_disk(&name(instance), 2000).unwrap();
-    for (number, seed) in (0..).zip(seeds) {
-        let mut found = vec![0; BLOCK_BYTES];
-        disk.read_at(number * BLOCK_BYTES as u64, &mut found).unwrap();
-        assert!(found == content(*seed), "block {number} of {instance}");
     }
 }
 
