@@ -78,9 +78,12 @@ impl Store {
             let blocks = blocks_of(&disk.size);
             leaves.extend((0..).zip(&disk.leaves).map(|(number, leaf)| (*leaf, blocks, number)));
         }
+        // A leaf that is marked need not have been read: it may be somebody's block as well.
+        let mut read = Hashes::default();
         for (leaf, blocks, number) in leaves {
             // Most leaves belong to many instances.
-            if needed.insert(leaf) {
+            if read.insert(leaf) {
+                needed.insert(leaf);
                 needed.extend(self.read_leaf(&leaf, blocks, number)?.into_iter().flatten());
             }
         }

@@ -2,9 +2,10 @@
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use lockstep_blocks::{Block, Store};
+use lockstep_blocks::format::encode_leaf;
+use lockstep_blocks::{Block, Name, Store};
 
-use crate::harness::{DISK, name, wait_until};
+use crate::harness::{DISK, check, commit, content, map, name, wait_until};
 
 #[test]
 fn puts_and_collections_do_not_wait_for_each_other_for_ever() {
@@ -34,4 +35,24 @@ fn puts_and_collections_do_not_wait_for_each_other_for_ever() {
     is_over.store(true, Ordering::SeqCst);
     writer.join().unwrap();
     collector.join().unwrap();
+}
+
+/// Leaves a pack of which most is garbage, so that a collection empties it: what is needed of it is in the instance or draft that `with` makes.
+fn mostly_garbage<T>(store: &Store, with: impl FnOnce() -> T) -> T {
+    let garbage = store.begin(&name("garbage"), None, &[DISK]).unwrap();
+    garbage.put(&(100..130).map(|seed| Block::of_plain(&content(seed))).collect::<Vec<_>>()).unwrap();
+    let made = with();
+    garbage.abandon().unwrap();
+    made
+}
+
+#[test]
+fn a_block_that_equals_a_leaf_hides_nothing_from_a_collection() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = Store::open(directory.path()).unwrap();
+    mostly_garbage(&store, || commit(&store, "a", &[1, 2]).unwrap());
+    let other = store.begin(&Name::new("other", "b").unwrap(), None, &[DISK]).unwrap();
+    other.put(&[Block::of_plain(&encode_leaf(&map(&[1, 2])))]).unwrap();
+    assert_eq!(store.collect_garbage().unwrap().packs, 1);
+    check(&store, "a", &[1, 2]);
 }
