@@ -17,7 +17,7 @@ use crate::index::Hashes;
 use crate::instance::Instance;
 use crate::pack::{self, Place};
 use crate::store::{Store, blocks_of};
-use crate::{Draft, Error, Hash};
+use crate::{Error, Hash, Name};
 
 /// Records that are moved at a time.
 const MOVED_BYTES: usize = 4 << 20;
@@ -53,27 +53,32 @@ impl Store {
     }
 
     /// All that instances and drafts need.
+    ///
+    /// A draft may become an instance meanwhile, another may begin as that one, and that one be removed. So instances are listed before
+    /// the drafts are asked and again after it, with those that were removed in between: whatever a draft that nobody asked began as is
+    /// in one of the lists, or is made of what is wanted.
     fn mark(&self) -> Result<Hashes, Error> {
-        let (instances, drafts): (Vec<Arc<Instance>>, Vec<_>) = {
+        let (mut instances, drafts): (Vec<Arc<Instance>>, Vec<Name>) = {
             let mut catalog = self.inner.catalog.lock();
             if let Some(name) = catalog.damaged.first() {
                 return Err(Error::Damaged { what: format!("instance {name}") });
             }
             // Nobody reads it any more.
             catalog.leaving.retain(|instance| Arc::strong_count(instance) > 1);
-            let instances = catalog.instances.values().chain(&catalog.leaving).cloned().collect();
-            (instances, catalog.drafts.keys().cloned().collect())
+            (catalog.known().cloned().collect(), catalog.drafts.keys().cloned().collect())
         };
         let mut needed = Hashes::default();
         let mut leaves = Vec::new();
         for name in drafts {
-            let draft: Option<Draft> = self.draft(&name)?;
-            if let Some(draft) = draft {
-                let mut pins = Vec::new();
-                draft.needs(|hash| pins.push(*hash), |leaf, blocks, number| leaves.push((*leaf, blocks, number)));
-                needed.extend(pins);
+            // Outside of the catalog's lock: a draft may be waiting for its flush.
+            if let Some(draft) = self.draft(&name)? {
+                draft.needs(
+                    |hash| _ = needed.insert(*hash),
+                    |leaf, blocks, number| leaves.push((*leaf, blocks, number)),
+                );
             }
         }
+        instances.extend(self.inner.catalog.lock().known().cloned());
         for disk in instances.iter().flat_map(|instance| &instance.disks) {
             let blocks = blocks_of(&disk.size);
             leaves.extend((0..).zip(&disk.leaves).map(|(number, leaf)| (*leaf, blocks, number)));

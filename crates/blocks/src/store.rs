@@ -57,7 +57,7 @@ impl Drop for Inner {
 #[derive(Default)]
 pub(crate) struct Catalog {
     pub(crate) instances: BTreeMap<Name, Arc<Instance>>,
-    /// Those that were removed while somebody read them.
+    /// Those that were removed, and may still be read: until a collection begins and nobody does.
     pub(crate) leaving: Vec<Arc<Instance>>,
     /// Instances whose files are damaged: nobody knows what they need.
     pub(crate) damaged: Vec<Name>,
@@ -65,6 +65,13 @@ pub(crate) struct Catalog {
     pub(crate) drafts: BTreeMap<Name, Option<Draft>>,
     /// Drafts so far: their order.
     pub(crate) draft_numbers: u64,
+}
+
+impl Catalog {
+    /// The instances, and those that were removed and may still be read.
+    pub(crate) fn known(&self) -> impl Iterator<Item = &Arc<Instance>> {
+        self.instances.values().chain(&self.leaving)
+    }
 }
 
 /// What a store holds.

@@ -1,11 +1,16 @@
 //! What runs beside each other: collections of garbage, drafts, commits, readers.
 
+use std::io;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use lockstep_blocks::format::encode_leaf;
 use lockstep_blocks::{Block, Name, Store};
 
-use crate::harness::{DISK, check, commit, content, map, name, wait_until};
+use lockstep_storage::faulty::Disk;
+use lockstep_storage::{Storage, StoredFile};
+
+use crate::harness::{DISK, check, commit, content, draft, map, name, root, wait_until};
 
 #[test]
 fn puts_and_collections_do_not_wait_for_each_other_for_ever() {
@@ -55,4 +60,115 @@ fn a_block_that_equals_a_leaf_hides_nothing_from_a_collection() {
     other.put(&[Block::of_plain(&encode_leaf(&map(&[1, 2])))]).unwrap();
     assert_eq!(store.collect_garbage().unwrap().packs, 1);
     check(&store, "a", &[1, 2]);
+}
+
+/// A disk that holds flushes of files whose name ends in `slow` while its gate is shut, and counts those of others.
+#[derive(Clone, Default)]
+struct Gated {
+    disk: Disk,
+    gate: Arc<Gate>,
+}
+
+#[derive(Default)]
+struct Gate {
+    is_shut: AtomicBool,
+    held: AtomicU64,
+    passed: AtomicU64,
+}
+
+struct GatedFile {
+    file: Arc<dyn StoredFile>,
+    is_slow: bool,
+    gate: Arc<Gate>,
+}
+
+impl Gated {
+    fn wrap(&self, name: &str, file: Arc<dyn StoredFile>) -> Arc<dyn StoredFile> {
+        Arc::new(GatedFile { file, is_slow: name.ends_with("slow"), gate: self.gate.clone() })
+    }
+}
+
+impl Storage for Gated {
+    fn list(&self) -> io::Result<Vec<String>> {
+        self.disk.list()
+    }
+
+    fn create(&self, name: &str) -> io::Result<Arc<dyn StoredFile>> {
+        Ok(self.wrap(name, self.disk.create(name)?))
+    }
+
+    fn open(&self, name: &str) -> io::Result<Arc<dyn StoredFile>> {
+        Ok(self.wrap(name, self.disk.open(name)?))
+    }
+
+    fn rename(&self, from: &str, to: &str) -> io::Result<()> {
+        self.disk.rename(from, to)
+    }
+
+    fn remove(&self, name: &str) -> io::Result<()> {
+        self.disk.remove(name)
+    }
+
+    fn sync_directory(&self) -> io::Result<()> {
+        self.disk.sync_directory()
+    }
+
+    fn shown(&self, name: &str) -> String {
+        self.disk.shown(name)
+    }
+}
+
+impl StoredFile for GatedFile {
+    fn bytes(&self) -> io::Result<u64> {
+        self.file.bytes()
+    }
+
+    fn read_at(&self, offset: u64, buffer: &mut [u8]) -> io::Result<usize> {
+        self.file.read_at(offset, buffer)
+    }
+
+    fn write_at(&self, offset: u64, bytes: &[u8]) -> io::Result<()> {
+        self.file.write_at(offset, bytes)
+    }
+
+    fn truncate(&self, bytes: u64) -> io::Result<()> {
+        self.file.truncate(bytes)
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        if !self.is_slow {
+            self.gate.passed.fetch_add(1, Ordering::SeqCst);
+        } else if self.gate.is_shut.load(Ordering::SeqCst) {
+            self.gate.held.fetch_add(1, Ordering::SeqCst);
+            wait_until("the gate opens", || !self.gate.is_shut.load(Ordering::SeqCst));
+        }
+        self.file.sync()
+    }
+}
+
+#[test]
+fn a_draft_that_is_committed_while_garbage_is_marked_keeps_its_blocks() {
+    let storage = Gated::default();
+    let gate = storage.gate.clone();
+    let store = Store::open_storage(Arc::new(storage), None).unwrap();
+    // Marking comes to it first, and waits until it is flushed.
+    let slow = store.begin(&Name::new("a", "slow").unwrap(), None, &[DISK]).unwrap();
+    let made = mostly_garbage(&store, || {
+        let made = draft(&store, "z", &[77]).unwrap();
+        // Its leaf is stored, as it would be had it more than may be open.
+        made.commit(&[1; 32], 1).unwrap_err();
+        made
+    });
+    made.flush().unwrap();
+    gate.is_shut.store(true, Ordering::SeqCst);
+    std::thread::scope(|threads| {
+        threads.spawn(|| slow.flush().unwrap());
+        wait_until("the flush begins", || gate.held.load(Ordering::SeqCst) > 0);
+        let passed = gate.passed.load(Ordering::SeqCst);
+        threads.spawn(|| store.collect_garbage().unwrap());
+        wait_until("the collection begins, and seals the pack", || gate.passed.load(Ordering::SeqCst) > passed);
+        made.commit(&root(&map(&[77])), 1).unwrap();
+        gate.is_shut.store(false, Ordering::SeqCst);
+    });
+    check(&store, "z", &[77]);
 }
