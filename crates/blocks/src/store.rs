@@ -343,7 +343,9 @@ impl Store {
         let mut changed = Instance::clone(found);
         changed.state.is_pinned = is_pinned;
         self.write_instance(&changed)?;
-        catalog.instances.insert(name.clone(), Arc::new(changed));
+        // Whoever reads the instance holds the one from before.
+        let before = catalog.instances.insert(name.clone(), Arc::new(changed));
+        catalog.leaving.extend(before);
         Ok(())
     }
 

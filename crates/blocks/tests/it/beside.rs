@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use lockstep_blocks::format::encode_leaf;
-use lockstep_blocks::{Block, Name, Store};
+use lockstep_blocks::{BLOCK_BYTES, Block, Name, Store};
 
 use lockstep_storage::faulty::Disk;
 use lockstep_storage::{Storage, StoredFile};
@@ -171,4 +171,24 @@ fn a_draft_that_is_committed_while_garbage_is_marked_keeps_its_blocks() {
         gate.is_shut.store(false, Ordering::SeqCst);
     });
     check(&store, "z", &[77]);
+}
+
+#[test]
+fn who_reads_an_instance_reads_on_when_it_is_pinned_let_go_and_removed() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = Store::open(directory.path()).unwrap();
+    commit(&store, "a", &[1, 2]).unwrap();
+    commit(&store, "b", &[9]).unwrap();
+    let reader = store.open_disk(&name("a"), DISK.key).unwrap();
+    store.pin(&name("a"), true).unwrap();
+    store.pin(&name("a"), false).unwrap();
+    assert_eq!(store.apply_retention("r", &[]).unwrap(), [name("a")]);
+    store.collect_garbage().unwrap();
+    let mut found = vec![0; BLOCK_BYTES];
+    reader.read_at(0, &mut found).unwrap();
+    assert!(found == content(1));
+    drop(reader);
+    store.collect_garbage().unwrap();
+    let blocks_of_b = 2;
+    assert_eq!(store.figures().blocks, blocks_of_b);
 }
