@@ -164,6 +164,12 @@ impl Store {
                 }
             }
         }
+        // A process that was killed may have left a footer and names that are not durable, and from now on others rely on them. Packs
+        // before the last one were flushed before the next one began.
+        if let Some(last) = packs.last().and_then(|last| index.packs.get(last)) {
+            last.file.sync().map_err(Error::io("flushing the last pack"))?;
+        }
+        storage.sync_directory().map_err(Error::io("flushing the directory of the store"))?;
         let next = packs.last().map_or(0, |last| last + 1);
         let writer = Writer::new(storage.clone(), next);
         let inner = Inner {

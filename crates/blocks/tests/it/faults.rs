@@ -1,0 +1,65 @@
+//! The store on a disk that is killed, loses power, runs full, and fails to flush.
+
+use std::sync::Arc;
+
+use lockstep_blocks::format::hash_of;
+use lockstep_blocks::{Error, Store};
+use lockstep_storage::faulty::{Disk, Random};
+
+use crate::harness::{DISK, check, content, draft, map, name, root};
+
+fn open(disk: &Disk) -> Result<Store, Error> {
+    Store::open_storage(Arc::new(disk.clone()), None)
+}
+
+#[test]
+fn what_was_found_after_a_kill_is_there_after_the_power_went_too() {
+    let mut relied_on = 0;
+    for calls in 0..14 {
+        let disk = Disk::default();
+        let store = open(&disk).unwrap();
+        let before = draft(&store, "before", &[]).unwrap();
+        before.put(&[lockstep_blocks::Block::of_plain(&content(5))]).unwrap();
+        disk.power_off_after(calls);
+        // Seals the pack: a footer, and a flush.
+        let _ = store.collect_garbage();
+        drop((before, store));
+        let disk = disk.after_kill();
+        let store = open(&disk).unwrap();
+        let after = draft(&store, "after", &[]).unwrap();
+        if !after.have(&[hash_of(&content(5))]).unwrap()[0] {
+            continue;
+        }
+        relied_on += 1;
+        after.set(DISK.key, &[(0, Some(hash_of(&content(5))))]).unwrap();
+        after.commit(&root(&map(&[5])), 1).unwrap();
+        for seed in 0..12 {
+            let store = open(&disk.after_power_loss(&mut Random::new(seed))).unwrap();
+            check(&store, "after", &[5]);
+        }
+    }
+    assert!(relied_on > 0);
+}
+
+#[test]
+fn an_instance_that_is_there_after_a_kill_is_there_after_the_power_went_too() {
+    let mut was_there = 0;
+    for calls in 0..40 {
+        let disk = Disk::default();
+        let store = open(&disk).unwrap();
+        let made = draft(&store, "a", &[]).unwrap();
+        disk.power_off_after(calls);
+        let _ = made.commit(&root(&map(&[])), 1);
+        drop((made, store));
+        let disk = disk.after_kill();
+        if open(&disk).unwrap().instance(&name("a")).is_none() {
+            continue;
+        }
+        was_there += 1;
+        for seed in 0..8 {
+            let store = open(&disk.after_power_loss(&mut Random::new(seed))).unwrap();
+            assert!(store.instance(&name("a")).is_some(), "after {calls} calls");
+        }
+    }
+    assert!(was_there > 0);
+}
