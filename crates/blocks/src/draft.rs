@@ -161,7 +161,7 @@ impl Draft {
         store.inner.writer.flush()?;
         let leaves = making.iter().map(|disk| disk.leaves.iter().map(hex).collect()).collect();
         let begun = Begun { version: 1, number, disks: disks.to_vec(), leaves };
-        let log = DraftLog::create(&*store.inner.storage, name, &begun)?;
+        let log = DraftLog::create(&store.inner.writer, name, &begun)?;
         Ok(Self::new(store, name, number, log, making, stored_bytes))
     }
 
@@ -364,11 +364,10 @@ impl Draft {
     /// [`Error::Io`].
     pub fn abandon(&self) -> Result<(), Error> {
         let store = self.store()?;
+        store.inner.writer.check()?;
         let mut catalog = store.inner.catalog.lock();
         let mut making = self.making()?;
-        let what = || format!("removing draft {}", self.name);
-        store.inner.storage.remove(&self.name.file(draft_log::KIND)).map_err(Error::io(what()))?;
-        store.inner.storage.sync_directory().map_err(Error::io(what()))?;
+        store.inner.writer.remove(&self.name.file(draft_log::KIND))?;
         making.is_over = true;
         catalog.drafts.remove(&self.name);
         Ok(())

@@ -16,6 +16,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::format::HASH_BYTES;
 use crate::instance::{DiskSize, read_all};
+use crate::writer::Writer;
 use crate::{Error, Hash, Name};
 
 /// What the files' names begin with.
@@ -58,7 +59,8 @@ pub(crate) struct DraftLog {
 
 impl DraftLog {
     /// A new log, in the place of one that may be there, durable.
-    pub(crate) fn create(storage: &dyn Storage, name: &Name, begun: &Begun) -> Result<Self, Error> {
+    pub(crate) fn create(writer: &Writer, name: &Name, begun: &Begun) -> Result<Self, Error> {
+        let storage = &writer.storage;
         let (file_name, temporary) = (name.file(KIND), name.file("beginning"));
         let shown = storage.shown(&file_name);
         let what = || format!("making {shown}");
@@ -68,8 +70,7 @@ impl DraftLog {
         record(&mut bytes, 1, &[&json]);
         file.write_at(0, &bytes).map_err(Error::io(what()))?;
         file.sync().map_err(Error::io(what()))?;
-        storage.rename(&temporary, &file_name).map_err(Error::io(what()))?;
-        storage.sync_directory().map_err(Error::io(what()))?;
+        writer.publish(&temporary, &file_name)?;
         Ok(Self { file, end: bytes.len() as u64, shown })
     }
 
@@ -181,7 +182,7 @@ mod tests {
             leaves: vec![vec!["00".to_owned()]],
         };
         let entries = vec![(3, Some([9; 32])), (4, None)];
-        let mut log = DraftLog::create(&disk, &name, &begun).unwrap();
+        let mut log = DraftLog::create(&Writer::new(Arc::new(disk.clone()), 0), &name, &begun).unwrap();
         log.append(2000, &entries).unwrap();
         let whole = log.end;
         log.append_stored(77).unwrap();

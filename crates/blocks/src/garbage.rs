@@ -163,12 +163,7 @@ impl Store {
         }
         match self.inner.tier.as_ref().filter(|tier| tier.has(number)) {
             Some(tier) => tier.remove_pack(&*self.inner.storage, number)?,
-            None => {
-                let name = pack::file_name(number);
-                let what = || format!("removing {}", self.inner.storage.shown(&name));
-                self.inner.storage.remove(&name).map_err(Error::io(what()))?;
-                self.inner.storage.sync_directory().map_err(Error::io(what()))?;
-            }
+            None => self.inner.writer.remove(&pack::file_name(number))?,
         }
         collected.packs += 1;
         collected.moved_bytes += moved;

@@ -323,16 +323,15 @@ impl Store {
     /// # Errors
     /// [`Error::NoInstance`], [`Error::Io`].
     pub fn remove(&self, name: &Name) -> Result<(), Error> {
+        self.inner.writer.check()?;
         let mut catalog = self.inner.catalog.lock();
         if !catalog.instances.contains_key(name) {
             return Err(Error::NoInstance(name.clone()));
         }
-        let storage = &self.inner.storage;
         if let Some(tier) = &self.inner.tier {
             tier.remove_instance(&name.file(instance::KIND))?;
         }
-        storage.remove(&name.file(instance::KIND)).map_err(Error::io(format!("removing instance {name}")))?;
-        storage.sync_directory().map_err(Error::io(format!("removing instance {name}")))?;
+        self.inner.writer.remove(&name.file(instance::KIND))?;
         if let Some(instance) = catalog.instances.remove(name) {
             catalog.leaving.push(instance);
         }
@@ -344,6 +343,7 @@ impl Store {
     /// # Errors
     /// [`Error::NoInstance`], [`Error::Io`].
     pub fn pin(&self, name: &Name, is_pinned: bool) -> Result<(), Error> {
+        self.inner.writer.check()?;
         let mut catalog = self.inner.catalog.lock();
         let found = catalog.instances.get(name).ok_or_else(|| Error::NoInstance(name.clone()))?;
         let mut changed = Instance::clone(found);
@@ -371,7 +371,7 @@ impl Store {
         if let Some(tier) = &self.inner.tier {
             tier.put_instance(&instance.name.file(instance::KIND), instance.encode()?.into())?;
         }
-        instance.write(&*self.inner.storage)
+        instance.write(&self.inner.writer)
     }
 
     /// Brings all that was stored so far to the object store, when there is one.
