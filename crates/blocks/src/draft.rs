@@ -379,11 +379,21 @@ impl Draft {
     }
 
     /// What garbage collection leaves alone for it: single hashes, and its map as it is.
-    pub(crate) fn needs(&self, mut one: impl FnMut(&Hash), mut leaf: impl FnMut(&Hash, u32, u32)) {
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub(crate) fn needs(
+        &self,
+        store: &Store,
+        mut one: impl FnMut(&Hash),
+        mut leaf: impl FnMut(&Hash, u32, u32),
+    ) -> Result<(), Error> {
         let making = self.making.lock();
         if making.is_over {
-            return;
+            return Ok(());
         }
+        // The map as it is must be the one that is found after a crash: what an older one needs besides is not told.
+        making.log.flush().inspect_err(|_| store.inner.writer.poison())?;
         making.pins.iter().for_each(&mut one);
         for disk in &making.disks {
             for (number, hash) in (0..).zip(&disk.leaves) {
@@ -391,6 +401,7 @@ impl Draft {
             }
             disk.open.values().flatten().flatten().for_each(&mut one);
         }
+        Ok(())
     }
 }
 

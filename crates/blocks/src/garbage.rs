@@ -72,10 +72,8 @@ impl Store {
         for name in drafts {
             // Outside of the catalog's lock: a draft may be waiting for its flush.
             if let Some(draft) = self.draft(&name)? {
-                draft.needs(
-                    |hash| _ = needed.insert(*hash),
-                    |leaf, blocks, number| leaves.push((*leaf, blocks, number)),
-                );
+                let one = |hash: &Hash| _ = needed.insert(*hash);
+                draft.needs(self, one, |leaf, blocks, number| leaves.push((*leaf, blocks, number)))?;
             }
         }
         instances.extend(self.inner.catalog.lock().known().cloned());

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use lockstep_blocks::format::hash_of;
-use lockstep_blocks::{Error, Store};
+use lockstep_blocks::{Block, Error, Store};
 use lockstep_storage::faulty::{Disk, Random};
 
 use crate::harness::{DISK, check, content, draft, map, name, root};
@@ -19,7 +19,7 @@ fn what_was_found_after_a_kill_is_there_after_the_power_went_too() {
         let disk = Disk::default();
         let store = open(&disk).unwrap();
         let before = draft(&store, "before", &[]).unwrap();
-        before.put(&[lockstep_blocks::Block::of_plain(&content(5))]).unwrap();
+        before.put(&[Block::of_plain(&content(5))]).unwrap();
         disk.power_off_after(calls);
         // Seals the pack: a footer, and a flush.
         let _ = store.collect_garbage();
@@ -110,4 +110,25 @@ fn a_draft_that_failed_to_begin_or_to_go_leaves_nothing_in_doubt() {
     disk.fail_flushes_after(0);
     assert!(matches!(before.abandon(), Err(Error::Io { .. })));
     assert!(matches!(before.flush(), Err(Error::Poisoned)));
+}
+
+#[test]
+fn a_collection_leaves_what_the_flushed_map_of_a_draft_names() {
+    for seed in 0..16 {
+        let disk = Disk::default();
+        let store = open(&disk).unwrap();
+        let garbage = draft(&store, "garbage", &(100..130).collect::<Vec<_>>()).unwrap();
+        let made = draft(&store, "a", &[5]).unwrap();
+        garbage.abandon().unwrap();
+        // Not flushed: the map may be this one after the power went, or the one before.
+        let block = Block::of_plain(&content(6));
+        let hash = block.hash;
+        made.put(&[block]).unwrap();
+        made.set(DISK.key, &[(0, Some(hash))]).unwrap();
+        assert_eq!(store.collect_garbage().unwrap().packs, 1);
+        let store = open(&disk.after_power_loss(&mut Random::new(seed))).unwrap();
+        let made = store.draft(&name("a")).unwrap().unwrap();
+        let committed = [5, 6].iter().find(|content| made.commit(&root(&map(&[**content])), 1).is_ok());
+        check(&store, "a", &[*committed.unwrap()]);
+    }
 }
