@@ -146,7 +146,11 @@ async fn plan_rest(
 ) -> Result<Plan, Box<Stopped>> {
     let operation = server.table.entries()[index].operation;
     let takes_xml = space == Space::Ruled;
-    let own = negotiate::of_request(&parts.headers).filter(|format| takes_xml || *format == Format::Json);
+    let own = negotiate::of_request(&parts.headers).filter(|format| match format {
+        Format::Json => true,
+        Format::Xml | Format::TextXml => takes_xml,
+        Format::Bytes => operation.bytes_parameter().is_some(),
+    });
     let format = match takes_xml {
         true => negotiate::of_answer(&parts.headers, own.unwrap_or(Format::Json)),
         false => Format::Json,
@@ -170,7 +174,7 @@ async fn plan_rest(
         if own.is_none() && !bytes.is_empty() {
             return Err(unsupported_media(takes_xml));
         }
-        let (input, encoding) = rest::input(operation, found, &bytes, own.unwrap_or(Format::Json))?;
+        let (input, encoding) = rest::input(operation, found, bytes, own.unwrap_or(Format::Json))?;
         Ok((caller, input, encoding))
     };
     match read.await {

@@ -207,7 +207,8 @@ fn tell(server: &Server, what: What, caller: Option<&Caller>, error: Option<&Err
     let operation = what.entry(server).map(|entry| entry.operation);
     let is_slow = took > SLOW && operation.is_some_and(|operation| !operation.waits);
     let is_ours = error.is_some_and(|error| error.kind.status() >= 500);
-    let is_read = operation.is_none_or(|o| matches!(o.privilege, Privilege::Read | Privilege::Session));
+    let is_read =
+        operation.is_none_or(|o| matches!(o.privilege, Privilege::Read | Privilege::Session | Privilege::Replicate));
     let user = caller.map(Caller::name);
     let user = user.as_deref().unwrap_or_default();
     let (error, took_us) = (error.map_or("", |error| error.kind.name()), took.as_micros());

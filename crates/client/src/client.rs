@@ -160,7 +160,7 @@ impl Client {
             let builder = self.inner.http.request(request.method.clone(), self.at(&request.path_and_query));
             match &request.body {
                 None => builder,
-                Some(body) => builder.header(http::header::CONTENT_TYPE, "application/json").body(body.clone()),
+                Some(body) => builder.header(http::header::CONTENT_TYPE, request.content_type).body(body.clone()),
             }
         }))
         .await?;

@@ -19,6 +19,8 @@ pub enum Privilege {
     Accounts,
     /// Be a provider of samples.
     Sample,
+    /// Store what a linked site replicates.
+    Replicate,
 }
 
 /// An HTTP method of an operation.
@@ -56,7 +58,8 @@ pub struct Rest {
     pub action: Option<&'static str>,
     /// The status of success.
     pub status: u16,
-    /// The parameter that is the body itself under `/api`.
+    /// The parameter that is the body itself under `/api`. One of bytes travels as they are, as `application/octet-stream`, and the
+    /// other parameters stand in the URL.
     pub body: Option<&'static str>,
     /// Names of query parameters that differ from the field's: (query name, dotted path of the field).
     pub query: &'static [(&'static str, &'static str)],
@@ -121,6 +124,13 @@ impl Operation {
     /// `service.name`, as logs and metrics write it.
     pub fn full_name(&self) -> String {
         format!("{}.{}", self.service, self.name)
+    }
+
+    /// The parameter whose bytes are the body, as they are.
+    pub fn bytes_parameter(&self) -> Option<&'static str> {
+        let name = self.rest?.body?;
+        let field = (self.input)().fields.iter().find(|field| field.name == name)?;
+        matches!((field.ty)(), Type::Binary).then_some(name)
     }
 
     /// Method, path and action in the legacy generation, by rule from the service's name; for services of `com.vmware` only.

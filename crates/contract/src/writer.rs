@@ -96,6 +96,8 @@ pub struct PlainJson {
     pub out: Vec<u8>,
     /// Whether maps are lists of `{"key":…,"value":…}`, as in the legacy generation.
     pub maps_as_lists: bool,
+    /// Where bytes go that are not to be written as base64: the text has an empty string in their place.
+    pub aside: Option<Vec<u8>>,
 }
 
 /// Appends a comma unless something has just been opened.
@@ -131,7 +133,13 @@ impl Writer for PlainJson {
     }
 
     fn binary(&mut self, v: &[u8]) {
-        write_string(&mut self.out, &STANDARD.encode(v));
+        match &mut self.aside {
+            Some(aside) => {
+                aside.extend_from_slice(v);
+                write_string(&mut self.out, "");
+            }
+            None => write_string(&mut self.out, &STANDARD.encode(v)),
+        }
     }
 
     fn none(&mut self) {
