@@ -6,6 +6,7 @@ pub mod feed;
 pub mod link_pull;
 pub mod links;
 pub mod models;
+pub mod replication_receive;
 pub mod resource_model;
 pub mod resources;
 pub mod session;

@@ -1,0 +1,3 @@
+//! Replication of machines' disks to another site.
+
+pub mod limit;
