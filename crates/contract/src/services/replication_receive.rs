@@ -1,13 +1,14 @@
 //! What the source of a replication asks the destination for, to bring a new instance there.
 //!
 //! The source drives. It opens a *draft*, fills it with the blocks that the destination lacks and with the map that says which block
-//! stands where, and commits it. Every call may be made again: after a cut link the source repeats the call, and after a restart of
-//! either side it opens the same draft again; what was stored stays stored.
+//! stands where, and commits it. Every call may be made again: after a cut link or a restart of the destination the source goes on
+//! with the call that failed. A draft is of one reading of the source: after a restart of the source there is a new reading, another
+//! instance, another draft. The blocks that the draft before has got are kept until the new one is committed, and [`Have`] finds them.
 //!
 //! # Lives
-//! An answer carries a `life`: a text that changes when the destination may have forgotten what it had not told to be durable. What a
-//! `put` without `flush` brought is durable once a later `put` of the same draft with `flush` answers with the same life; with another
-//! one, the source asks [`Have`] again for all that it brought since the last flush.
+//! What [`Put`] brings is durable when it answers. What [`Have`] finds is durable once a [`Put`] after it answers with the same `life`: a
+//! text that changes when the destination was started anew, and so may have lost what somebody else had just brought. With another life
+//! the source asks again.
 //!
 //! # Frames
 //! A frame of [`Put`] is drawn in `replication/src/frame.rs`. Hashes are BLAKE3, of 32 bytes, one behind the other. A map's leaf and the
@@ -53,9 +54,6 @@ structure! {
         base: Option<String>,
         /// All disks.
         disks: Vec<Disk>,
-        /// Which reading of the source it is filled from, 1 to 64 letters, digits and dashes. When the draft was filled from another one
-        /// before, its map begins anew; its blocks stay.
-        cycle: String,
     }
 }
 
@@ -76,14 +74,24 @@ structure! {
 }
 
 structure! {
+    /// The instance that a draft begins as.
+    pub struct Base = "lockstep.replication.receive.base" {
+        /// BLAKE3 of the root of its map, as hex digits.
+        root: String,
+        /// Its disks, by key.
+        disks: Vec<Disk>,
+    }
+}
+
+structure! {
     /// A draft that was opened.
     pub struct Opened = "lockstep.replication.receive.opened" {
         /// The life.
         life: String,
         /// The instance, when it was committed already: there is nothing to do.
         committed: Option<Instance>,
-        /// BLAKE3 of the root of the base's map, as hex digits; unset without a base.
-        base_root: Option<String>,
+        /// The base; unset without one.
+        base: Option<Base>,
     }
 }
 
@@ -172,8 +180,6 @@ structure! {
         replication: String,
         /// The draft.
         instance: String,
-        /// Whether all that came for the draft before, and this, is to be durable when it answers.
-        flush: bool,
         /// Blocks and entries of the map, at most [`FRAME_BYTES_MAX`].
         frame: Binary,
     }
@@ -202,7 +208,7 @@ structure! {
 }
 
 operation! {
-    /// Opens a draft, or finds it again.
+    /// Begins a draft. One of that name that is there already begins anew.
     pub Open = "lockstep.replication.receive"."open"(OpenInput) -> Opened,
     errors: [InvalidArgument, NotFound, NotAllowedInCurrentState, ResourceBusy, UnableToAllocateResource, ServiceUnavailable],
     privilege: Replicate,
@@ -234,7 +240,7 @@ operation! {
 }
 
 operation! {
-    /// Brings blocks and entries of the map. A block whose bytes do not have its hash is refused, and nothing of its frame is stored.
+    /// Brings blocks and entries of the map, durable when it answers. A block whose bytes do not have its hash is refused, and nothing of its frame is stored.
     pub Put = "lockstep.replication.receive"."put"(PutInput) -> Taken,
     errors: [InvalidArgument, NotFound, UnableToAllocateResource, ServiceUnavailable],
     privilege: Replicate,
