@@ -3,6 +3,8 @@
 pub mod frame;
 pub mod limit;
 pub mod receive;
+mod receive_check;
+mod receive_store;
 pub mod ship;
 mod ship_format;
 mod ship_map;

@@ -165,7 +165,7 @@ pub enum ShipError {
         bytes: u64,
     },
     /// A disk's size is none.
-    #[error("a disk of {0} bytes cannot be replicated: a multiple of 512, and at most 256 TiB")]
+    #[error("a disk of {0} bytes cannot be replicated: a multiple of 512, and below 256 TiB")]
     DiskSize(u64),
     /// There are no disks, too many, or two of one key.
     #[error("1 to {DISKS_MAX} disks with keys of their own, not {0}")]

@@ -24,7 +24,9 @@ pub(crate) fn root_hash(disks: &[(u32, u64, &[Hash])]) -> Result<Hash, ShipError
     for (key, bytes, leaves) in disks {
         hasher.update(&key.to_le_bytes());
         hasher.update(&bytes.to_le_bytes());
-        leaves.iter().for_each(|leaf| drop(hasher.update(leaf)));
+        for leaf in *leaves {
+            hasher.update(leaf);
+        }
     }
     Ok(*hasher.finalize().as_bytes())
 }
