@@ -42,6 +42,8 @@ struct Trouble {
     /// When something got done last.
     progress: Instant,
     failures: u32,
+    /// Until when those wait who have failed: calls that one break has failed wait together.
+    until: Instant,
 }
 
 /// Why a call did not get through.
@@ -62,7 +64,8 @@ impl From<ShipError> for Failed {
 impl Peer {
     /// A destination that may be away for as long as `patience`.
     pub(crate) fn new(client: Client, patience: Duration) -> Self {
-        let trouble = Mutex::new(Trouble { progress: Instant::now(), failures: 0 });
+        let now = Instant::now();
+        let trouble = Mutex::new(Trouble { progress: now, failures: 0, until: now });
         Self { client: client.answers_up_to(ANSWER_BYTES_MAX), patience, breaks: AtomicU64::new(0), trouble }
     }
 
@@ -102,7 +105,8 @@ impl Peer {
     /// Something got done.
     pub(crate) fn got_on(&self) {
         let mut trouble = self.trouble.lock();
-        *trouble = Trouble { progress: Instant::now(), failures: 0 };
+        trouble.progress = Instant::now();
+        trouble.failures = 0;
     }
 
     /// Waits after a failure.
@@ -114,18 +118,22 @@ impl Peer {
             Failed::Never(error) => return Err(error),
             Failed::Later(reason) => reason,
         };
-        self.breaks.fetch_add(1, Ordering::Relaxed);
         let wait = {
             let mut trouble = self.trouble.lock();
-            let silent = trouble.progress.elapsed();
+            let now = Instant::now();
+            let silent = now.duration_since(trouble.progress);
             if silent > self.patience {
                 return Err(ShipError::GaveUp { after_s: silent.as_secs(), reason });
             }
-            let wait = BACK_OFF_MIN.saturating_mul(1 << trouble.failures.min(10)).min(BACK_OFF_MAX);
-            trouble.failures = trouble.failures.saturating_add(1);
-            wait
+            if trouble.until <= now {
+                self.breaks.fetch_add(1, Ordering::Relaxed);
+                let wait = BACK_OFF_MIN.saturating_mul(1 << trouble.failures.min(10)).min(BACK_OFF_MAX);
+                trouble.failures = trouble.failures.saturating_add(1);
+                trouble.until = now + wait;
+                tracing::info!(reason, wait_ms = wait.as_millis() as u64, "a sync was broken off and goes on");
+            }
+            trouble.until.duration_since(now)
         };
-        tracing::info!(reason, wait_ms = wait.as_millis() as u64, "a sync was broken off and goes on");
         tokio::time::sleep(wait).await;
         Ok(())
     }

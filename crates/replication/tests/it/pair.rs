@@ -5,7 +5,7 @@
 #[path = "store.rs"]
 pub mod store;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 use std::net::SocketAddr;
 use std::os::unix::fs::FileExt as _;
 use std::path::Path;
@@ -267,6 +267,19 @@ impl Pair {
         *self.server.lock() = Some(Server { runtime, receive });
     }
 
+    /// Serves other operations with the same accounts.
+    pub async fn serve(&self, table: Table) -> SocketAddr {
+        let listener = lockstep_api::listen("127.0.0.1:0".parse().unwrap()).unwrap();
+        let address = listener.local_addr().unwrap();
+        let never = std::future::pending::<()>();
+        tokio::spawn(lockstep_api::serve(self.site.clone(), Arc::new(table), listener, ApiConfig::default(), never));
+        address
+    }
+
+    pub fn login(&self) -> Login {
+        Login::Token(self.tokens[0].clone())
+    }
+
     /// A client as the link of that number.
     pub fn client(&self, link: usize) -> Client {
         let url = format!("http://{}", self.wire.address);
@@ -425,7 +438,7 @@ impl Machine {
                     self.disks[disk][from..(from + BLOCK).min(size)].iter().all(|byte| *byte == 0)
                 };
                 // Some zeroes are known to be ones, others have to be found.
-                let kind = |block: u32| if is_zero(block) && block % 2 == 0 { Kind::Zero } else { Kind::Data };
+                let kind = |block: u32| if is_zero(block) && block.is_multiple_of(2) { Kind::Zero } else { Kind::Data };
                 self.changed[disk].iter().map(|block| extent(*block, kind(*block))).collect()
             }
             Mode::Compare => {
@@ -451,6 +464,20 @@ impl Machine {
             unlisted: if mode == Mode::Bitmap { Unlisted::Unchanged } else { Unlisted::Zero },
             time_ms: 1_800_000_000_000,
             instance: self.random.instance(),
+        }
+    }
+
+    /// Adds what each block that changed, and is not zeroes, takes when it is packed.
+    pub fn pack_changed(&self, packed: &mut HashMap<blake3::Hash, u64>) {
+        for (disk, changed) in self.disks.iter().zip(&self.changed) {
+            for block in changed {
+                let from = *block as usize * BLOCK;
+                let plain = &disk[from..(from + BLOCK).min(disk.len())];
+                if plain.iter().any(|byte| *byte != 0) {
+                    let size = || zstd::bulk::compress(plain, 1).unwrap().len().min(plain.len()) as u64;
+                    packed.entry(blake3::hash(plain)).or_insert_with(size);
+                }
+            }
         }
     }
 

@@ -125,7 +125,7 @@ impl Store {
     fn work<T>(&self, work: impl FnOnce(&mut Inner) -> Result<T, StoreError>) -> Result<T, StoreError> {
         let mut inner = self.inner.lock();
         if self.starts.load(Ordering::SeqCst) != self.start {
-            return Err(StoreError::Failed("this server was killed".to_owned()));
+            return Err(StoreError::Failed(KILLED.to_owned()));
         }
         if inner.trouble == Trouble::Away {
             return Err(StoreError::Away("for a test".to_owned()));
@@ -164,8 +164,14 @@ fn root(disks: &[DiskSize], maps: &BTreeMap<u32, DiskMap>) -> Hash {
     *hasher.finalize().as_bytes()
 }
 
+/// What is answered to a server that was killed: it answers nobody any more.
+const KILLED: &str = "this server was killed";
+
 fn done<'a, T: Send + 'a>(outcome: Result<T, StoreError>) -> Doing<'a, T> {
-    Box::pin(std::future::ready(outcome))
+    match outcome {
+        Err(StoreError::Failed(reason)) if reason == KILLED => Box::pin(std::future::pending()),
+        outcome => Box::pin(std::future::ready(outcome)),
+    }
 }
 
 impl InstanceStore for Store {
