@@ -18,7 +18,7 @@
 //!
 //! # What may run at the same time
 //! Any number of `have` and `put` of a draft. `open`, `commit` and `abandon` wait until those under way have ended, and others wait for
-//! them. Blocks that are being checked are bounded by [`CHECKS_MAX`] frames.
+//! them. Frames are bounded by [`PUTS_MAX`], those that are being checked by [`CHECKS_MAX`].
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -47,6 +47,9 @@ pub const BLOCKS_MISSING: &str = "lockstep.replication.blocks";
 /// The id of the refusal of a draft that is not there.
 pub const NO_DRAFT: &str = "lockstep.replication.draft";
 
+/// Frames that are held at a time, 6 MiB each at the most: a link has four on their way. Beyond it the source is told to wait.
+pub const PUTS_MAX: usize = 48;
+
 /// Frames whose blocks are checked at a time: more would only share the processors.
 pub const CHECKS_MAX: usize = 4;
 
@@ -73,7 +76,8 @@ pub struct Receive {
     life: String,
     /// Drafts that are open. Held for a look-up.
     open: Mutex<HashMap<Key, Arc<Slot>>>,
-    checks: Arc<Semaphore>,
+    puts: Semaphore,
+    checks: Semaphore,
 }
 
 /// A draft's place; empty until it was looked for, and after its end. Written by who changes what it is.
@@ -94,8 +98,8 @@ impl Receive {
             Error::internal()
         })?;
         let life = format!("{:016x}", u64::from_le_bytes(life));
-        let checks = Arc::new(Semaphore::new(CHECKS_MAX));
-        Ok(Arc::new(Self { store, owners, life, open: Mutex::default(), checks }))
+        let (puts, checks) = (Semaphore::new(PUTS_MAX), Semaphore::new(CHECKS_MAX));
+        Ok(Arc::new(Self { store, owners, life, open: Mutex::default(), puts, checks }))
     }
 
     /// Registers the operations that the source of a replication calls.
@@ -269,6 +273,7 @@ impl Receive {
 
     async fn put(&self, context: Context, input: PutInput) -> Result<Taken, Error> {
         let key = self.admit(&context, input.replication, input.instance)?;
+        let Ok(_place) = self.puts.try_acquire() else { return Err(busy()) };
         let bytes = input.frame.0;
         let checked = {
             let _turn = self.checks.acquire().await.map_err(|_| Error::internal())?;
@@ -324,6 +329,13 @@ impl Receive {
         }
         Ok(())
     }
+}
+
+fn busy() -> Error {
+    let message = format!("{PUTS_MAX} frames are taken in already; try again in a moment");
+    let mut error = Error::new(ErrorKind::ServiceUnavailable, "lockstep.replication.busy", message, Vec::new());
+    error.data = Some(ErrorData::Transient(true));
+    error
 }
 
 fn no_draft(key: &Key) -> Error {

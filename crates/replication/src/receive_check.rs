@@ -21,16 +21,20 @@ pub(crate) fn invalid(place: &str, message: &str) -> Error {
     Error::invalid_argument("lockstep.replication.receive", place, message)
 }
 
-/// The names of a replication and an instance: they become names of files.
+/// The names of a replication and an instance.
 pub(crate) fn key(replication: String, instance: String) -> Result<Key, Error> {
-    let is_plain = |text: &str| text.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_'));
-    if replication.is_empty() || replication.len() > REPLICATION_BYTES_MAX || !is_plain(&replication) {
-        return Err(invalid("replication", "1 to 100 letters, digits, - and _"));
+    if !is_replication(&replication) {
+        return Err(invalid("replication", "1 to 100 letters, digits and hyphens"));
     }
     if !is_instance(&instance) {
         return Err(invalid("instance", "h4replica- and a UUID in lower case"));
     }
     Ok(Key { replication, instance })
+}
+
+/// Whether a text is the name of a replication. It becomes part of the names of files.
+pub(crate) fn is_replication(text: &str) -> bool {
+    (1..=REPLICATION_BYTES_MAX).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-')
 }
 
 /// Whether a text is the name of an instance.
@@ -150,12 +154,12 @@ mod tests {
     #[test]
     fn names_are_those_of_files_and_nothing_else() {
         let uuid = "01234567-89ab-cdef-0123-456789abcdef";
-        let good = key("r-1_x".to_owned(), format!("h4replica-{uuid}"));
+        let good = key("r-1".to_owned(), format!("h4replica-{uuid}"));
         assert!(good.is_ok());
         for (replication, instance) in [
             ("", format!("h4replica-{uuid}")),
             ("../x", format!("h4replica-{uuid}")),
-            ("r.", format!("h4replica-{uuid}")),
+            ("r_", format!("h4replica-{uuid}")),
             ("r", uuid.to_owned()),
             ("r", format!("h4replica-{}", uuid.to_uppercase())),
             ("r", format!("h4replica-{uuid}/")),

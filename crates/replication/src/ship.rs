@@ -32,6 +32,7 @@ use tokio::task::JoinSet;
 
 use crate::frame::Hash;
 use crate::limit::{Flow, Line, Memory};
+use crate::receive_check::is_replication;
 use crate::ship_map::{DiskMap, Leaf, LeafFiles, hex, leaf_blocks, leaf_count, read_hashes, read_hex, root_hash};
 use crate::ship_peer::{Peer, malformed};
 use crate::ship_plan::{BLOCK_BYTES, LEAF_BLOCKS, Run, block_count, runs};
@@ -170,6 +171,12 @@ pub enum ShipError {
     /// There are no disks, too many, or two of one key.
     #[error("1 to {DISKS_MAX} disks with keys of their own, not {0}")]
     Disks(usize),
+    /// The name of the replication is none: it becomes that of a directory.
+    #[error("{0:?} is no name of a replication: 1 to 100 letters, digits and hyphens")]
+    Replication(String),
+    /// A source that knows what changed, of a disk that the base has not, or in another size.
+    #[error("the source lists only changes of disk {0}, which the base has not, or in another size")]
+    Resized(u32),
     /// A source that knows what changed, and nothing that it changed from.
     #[error("the source lists only changes, and there is no base")]
     NoBase,
@@ -263,6 +270,9 @@ pub async fn ship(shipment: Shipment, way: &Way, progress: watch::Sender<Progres
     let begun = Instant::now();
     let Shipment { replication, instance, base, disks, unlisted, time_ms } = shipment;
     check_disks(&disks)?;
+    if !is_replication(&replication) {
+        return Err(ShipError::Replication(replication));
+    }
     if base.is_none() && unlisted == Unlisted::Unchanged {
         return Err(ShipError::NoBase);
     }
@@ -278,6 +288,9 @@ pub async fn ship(shipment: Shipment, way: &Way, progress: watch::Sender<Progres
         disks,
     });
     let base = open(&shared, base.as_ref()).await?;
+    if unlisted == Unlisted::Unchanged {
+        check_sizes(&shared.disks, base.as_ref())?;
+    }
     let directory = way.maps.as_ref().map(|maps| maps.join(&shared.replication));
     let files = Arc::new(blocking(move || LeafFiles::open(directory)).await?);
     let mut loading = Loading::begin(shared.clone(), files, base).await?;
@@ -317,6 +330,18 @@ fn check_disks(disks: &[Disk]) -> Result<(), ShipError> {
         return Err(ShipError::Disks(disks.len()));
     }
     disks.iter().try_for_each(|disk| block_count(disk.source.bytes()).map(|_| ()))
+}
+
+/// A source that lists changes lists those to a disk of the same size.
+fn check_sizes(disks: &[Disk], base: Option<&BaseMap>) -> Result<(), ShipError> {
+    let is_there = |disk: &&Disk| {
+        let same = |old: &BaseDisk| old.key == disk.key && old.bytes == disk.source.bytes();
+        base.is_some_and(|base| base.disks.iter().any(same))
+    };
+    match disks.iter().find(|disk| !is_there(disk)) {
+        None => Ok(()),
+        Some(disk) => Err(ShipError::Resized(disk.key)),
+    }
 }
 
 /// Opens the draft; answers what the base is at the destination.

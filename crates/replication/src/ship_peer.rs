@@ -39,8 +39,8 @@ pub(crate) struct Peer {
 
 #[derive(Debug)]
 struct Trouble {
-    /// When something got done last.
-    progress: Instant,
+    /// When the first call failed since something got done.
+    since: Option<Instant>,
     failures: u32,
     /// Until when those wait who have failed: calls that one break has failed wait together.
     until: Instant,
@@ -64,8 +64,7 @@ impl From<ShipError> for Failed {
 impl Peer {
     /// A destination that may be away for as long as `patience`.
     pub(crate) fn new(client: Client, patience: Duration) -> Self {
-        let now = Instant::now();
-        let trouble = Mutex::new(Trouble { progress: now, failures: 0, until: now });
+        let trouble = Mutex::new(Trouble { since: None, failures: 0, until: Instant::now() });
         Self { client: client.answers_up_to(ANSWER_BYTES_MAX), patience, breaks: AtomicU64::new(0), trouble }
     }
 
@@ -81,7 +80,7 @@ impl Peer {
         let call = Box::pin(self.client.call(operation, input));
         match tokio::time::timeout(limit, call).await {
             Ok(Ok(output)) => Ok(output),
-            Ok(Err(error)) if error.is_transient() => Err(Failed::Later(error.to_string())),
+            Ok(Err(error)) if error.is_transient() || is_slow(&error) => Err(Failed::Later(error.to_string())),
             Ok(Err(ClientError::Refusal { error, .. })) => Err(Failed::Never(refusal(error))),
             Ok(Err(error)) => Err(Failed::Never(ShipError::Peer(error))),
             Err(_) => Err(Failed::Later(format!("no answer in {} seconds", limit.as_secs()))),
@@ -105,7 +104,7 @@ impl Peer {
     /// Something got done.
     pub(crate) fn got_on(&self) {
         let mut trouble = self.trouble.lock();
-        trouble.progress = Instant::now();
+        trouble.since = None;
         trouble.failures = 0;
     }
 
@@ -121,7 +120,7 @@ impl Peer {
         let wait = {
             let mut trouble = self.trouble.lock();
             let now = Instant::now();
-            let silent = now.duration_since(trouble.progress);
+            let silent = now.duration_since(*trouble.since.get_or_insert(now));
             if silent > self.patience {
                 return Err(ShipError::GaveUp { after_s: silent.as_secs(), reason });
             }
@@ -137,6 +136,11 @@ impl Peer {
         tokio::time::sleep(wait).await;
         Ok(())
     }
+}
+
+/// Whether the destination has not got the whole request in time: with smaller ones it may.
+fn is_slow(error: &ClientError) -> bool {
+    matches!(error, ClientError::Refusal { status: 408, .. } | ClientError::Foreign { status: 408, .. })
 }
 
 fn refusal(error: Error) -> ShipError {

@@ -131,7 +131,7 @@ async fn what_makes_no_sync_is_refused_at_once() {
     let error = attempt(&mut vm, &|s| s.instance = "h4replica-x".to_owned()).await;
     assert!(matches!(error, ShipError::Refused(_)), "{error}");
     let error = attempt(&mut vm, &|s| s.replication = "../x".to_owned()).await;
-    assert!(matches!(error, ShipError::Refused(_)), "{error}");
+    assert!(matches!(error, ShipError::Replication(_)), "{error}");
     let error = attempt(&mut vm, &|s| s.replication = "2-vm".to_owned()).await;
     assert!(error.to_string().contains("no such replication"), "{error}");
     vm.sync(&pair, Mode::Full).await.unwrap();
@@ -139,6 +139,9 @@ async fn what_makes_no_sync_is_refused_at_once() {
     assert!(matches!(error, ShipError::BaseDiffers { .. }), "{error}");
     let error = attempt(&mut vm, &|s| s.base.as_mut().unwrap().instance = s.instance.clone()).await;
     assert!(error.to_string().contains("no instance"), "{error}");
+    vm.disks[0].truncate(9 * BLOCK);
+    let error = attempt(&mut vm, &|s| s.unlisted = Unlisted::Unchanged).await;
+    assert!(matches!(error, ShipError::Resized(2000)), "{error}");
     assert_eq!(pair.store().instances().len(), 1);
 }
 
