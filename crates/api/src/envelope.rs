@@ -147,7 +147,7 @@ fn json_result(is_legacy: bool, answer: &Answer) -> Body {
             Body::one(w.out)
         }
         (None, true) => {
-            let mut w = PlainJson { out: HEAD.to_vec(), maps_as_lists: true, aside: None };
+            let mut w = PlainJson { out: HEAD.to_vec(), maps_as_lists: true, aside: None, keeps_unset: false };
             answer.value.encode(&mut w);
             w.out.push(b'}');
             Body::one(w.out)
@@ -172,7 +172,7 @@ pub(crate) fn current_error(error: &Error) -> Vec<u8> {
 }
 
 fn legacy_error(error: &Error) -> Vec<u8> {
-    let mut w = PlainJson { out: b"{\"type\":".to_vec(), maps_as_lists: true, aside: None };
+    let mut w = PlainJson { out: b"{\"type\":".to_vec(), maps_as_lists: true, aside: None, keeps_unset: false };
     w.string(&error.kind.structure_name());
     w.out.extend_from_slice(b",\"value\":");
     error.encode(&mut w);

@@ -21,6 +21,8 @@ pub enum Privilege {
     Sample,
     /// Store what a linked site replicates.
     Replicate,
+    /// Replicate machines, fail them over and back.
+    Protect,
 }
 
 /// An HTTP method of an operation.
@@ -112,6 +114,8 @@ pub struct Operation {
     pub privilege: Privilege,
     /// Its call under `/api`, if it has one.
     pub rest: Option<Rest>,
+    /// Its call in the API of Cloud Director Availability, whose paths begin at the root: `/vm-replications/{replicationId}/sync`.
+    pub availability: Option<Rest>,
     /// The names of the parameters that stand in a legacy URL as the id, e.g. `tag_id`.
     pub id_parameter: Option<&'static str>,
     /// Whether an answer may be held back until there is something to tell: such calls are counted and limited apart.
@@ -192,6 +196,7 @@ macro_rules! operation {
         errors: [$($error:ident),* $(,)?],
         privilege: $privilege:ident
         $(, rest: $rest:expr)?
+        $(, availability: $availability:expr)?
         $(, id: $id:literal)?
         $(, waits: $waits:literal)?
         $(, login: $login:ident)?
@@ -213,6 +218,7 @@ macro_rules! operation {
                 errors: &[$($crate::ErrorKind::$error),*],
                 privilege: $crate::Privilege::$privilege,
                 rest: $crate::operation!(@option $($rest)?),
+                availability: $crate::operation!(@option $($availability)?),
                 id_parameter: $crate::operation!(@option $($id)?),
                 waits: $crate::operation!(@flag $($waits)?),
                 login: $crate::operation!(@option $($crate::Login::$login)?),

@@ -98,6 +98,8 @@ pub struct PlainJson {
     pub maps_as_lists: bool,
     /// Where bytes go that are not to be written as base64: the text has an empty string in their place.
     pub aside: Option<Vec<u8>>,
+    /// Whether unset fields are written, as null.
+    pub keeps_unset: bool,
 }
 
 /// Appends a comma unless something has just been opened.
@@ -155,12 +157,13 @@ impl Writer for PlainJson {
     }
 
     fn field(&mut self, name: &str, is_unset: bool) -> bool {
-        if !is_unset {
+        let is_wanted = self.keeps_unset || !is_unset;
+        if is_wanted {
             separate(&mut self.out);
             write_string(&mut self.out, name);
             self.out.push(b':');
         }
-        !is_unset
+        is_wanted
     }
 
     fn end_struct(&mut self) {

@@ -6,6 +6,7 @@ pub mod feed;
 pub mod link_pull;
 pub mod links;
 pub mod models;
+pub mod replication;
 pub mod replication_receive;
 pub mod resource_model;
 pub mod resources;
@@ -13,6 +14,7 @@ pub mod session;
 pub mod site;
 pub mod stats;
 pub mod tagging;
+pub mod tasks;
 
 use crate::structure;
 
