@@ -33,7 +33,10 @@ mod operations;
 pub mod sessions;
 mod site;
 pub mod table;
+pub mod tasks;
+pub mod times;
 pub mod token;
+pub mod uuid;
 
 pub use inventory::{WriteError, Written, commit_error, update};
 pub use operations::{filter_spec, register};
