@@ -64,7 +64,9 @@ impl Image {
     }
 
     fn shipment(&self, extents: Vec<Extent>, unlisted: Unlisted, base: Option<Base>, seed: u64) -> Shipment {
-        let source = Arc::new(FileDisk::of(File::open(&self.path).unwrap(), self.bytes(), extents));
+        let mut file = FileDisk::of(File::open(&self.path).unwrap(), self.bytes(), extents);
+        file.is_local = true;
+        let source = Arc::new(file);
         Shipment {
             replication: "1-vm".to_owned(),
             instance: Random::new(seed).instance(),

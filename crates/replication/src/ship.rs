@@ -36,7 +36,7 @@ use crate::receive_check::is_replication;
 use crate::ship_map::{DiskMap, Leaf, LeafFiles, hex, leaf_blocks, leaf_count, read_hashes, read_hex, root_hash};
 use crate::ship_peer::{Peer, malformed};
 use crate::ship_plan::{BLOCK_BYTES, LEAF_BLOCKS, Run, block_count, runs};
-pub use crate::ship_source::{DiskSource, Extent, Kind, Reading, SourceError};
+pub use crate::ship_source::{DiskSource, Extent, Kind, LocalDisk, Reading, SourceError};
 use crate::ship_unit::{self, Done, Entry, Piece, UNIT_BYTES, UNIT_ENTRIES_MAX, UNIT_LEAVES_MAX, Unit, blocking};
 
 /// Units of one sync that are under way.

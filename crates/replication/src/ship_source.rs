@@ -62,6 +62,20 @@ pub trait DiskSource: Send + Sync + 'static {
     /// So many bytes from `offset` on. Several reads may be under way.
     fn read(&self, offset: u64, bytes: usize) -> Reading<'_, Bytes>;
 
+    /// The same disk, when it can be read from a file in place: comparing then costs hardly more than hashing.
+    fn local(&self) -> Option<&dyn LocalDisk> {
+        None
+    }
+
     /// The destination holds this stretch for good: nobody will read it again.
     fn release(&self, offset: u64, bytes: u64) -> Reading<'_, ()>;
+}
+
+/// A disk that is read from a file. A read waits for the file and nothing else.
+pub trait LocalDisk: Send + Sync {
+    /// Fills the buffer from `offset` on.
+    ///
+    /// # Errors
+    /// [`SourceError`], also for an end before the buffer is full.
+    fn read_at(&self, offset: u64, buffer: &mut [u8]) -> Result<(), SourceError>;
 }

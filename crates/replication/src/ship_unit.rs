@@ -3,6 +3,7 @@
 //! A unit is done when the destination has told that all of it is durable. Until then its bytes are held here, so whatever breaks in
 //! between, it goes on with the question which of its blocks are missing.
 
+use std::cell::RefCell;
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -30,6 +31,9 @@ pub(crate) const UNIT_LEAVES_MAX: usize = 32;
 
 /// Bytes of one read.
 const READ_BYTES_MAX: u64 = 1 << 20;
+
+/// Bytes of one read of a file: little enough to be in the processor's cache still when they are hashed.
+const LOCAL_READ_BYTES: usize = 256 << 10;
 
 /// Most reads of a unit that are under way.
 const READS_IN_FLIGHT_MAX: usize = 16;
@@ -89,11 +93,19 @@ struct Block {
 pub(crate) async fn run(shared: Arc<Shared>, unit: Unit) -> Result<Done, ShipError> {
     // Once as it was read, once as it is packed.
     let _memory = shared.memory.take(2 * unit.bytes).await;
-    let read = read(&shared, &unit.pieces).await?;
-    let progress = read.iter().map(|(_, bytes)| bytes.len() as u64).sum();
     let touched = unit.leaves.keys().copied().collect();
-    let pieces = unit.pieces;
-    let (found, zeroes) = blocking(move || differing(&read, &unit.leaves)).await?;
+    let pieces = Arc::new(unit.pieces);
+    let (local, remote): (Vec<Piece>, Vec<Piece>) =
+        pieces.iter().partition(|piece| shared.disks[piece.disk].source.local().is_some());
+    let read = read(&shared, &remote).await?;
+    let here = shared.clone();
+    let search = blocking(move || {
+        let mut search = Search { leaves: &unit.leaves, found: Vec::new(), zeroes: 0 };
+        read.iter().for_each(|((disk, first), bytes)| search.read(*disk, *first, bytes));
+        local.iter().try_for_each(|piece| search.local(&here, piece))?;
+        Ok::<_, ShipError>(search.finish())
+    });
+    let (found, zeroes) = search.await??;
     let mut entries = unit.entries;
     shared.counts.zero_blocks.fetch_add(zeroes, Ordering::Relaxed);
     shared.counts.changed_blocks.fetch_add((entries.len() + found.len()) as u64, Ordering::Relaxed);
@@ -111,10 +123,12 @@ pub(crate) async fn run(shared: Arc<Shared>, unit: Unit) -> Result<Done, ShipErr
     if !entries.is_empty() {
         bring(&shared, blocks, &entries).await?;
     }
-    for piece in &pieces {
+    let mut progress = 0;
+    for piece in &*pieces {
         let (disk, offset) = (&shared.disks[piece.disk], u64::from(piece.first) * BLOCK_BYTES);
         let bytes = (u64::from(piece.count) * BLOCK_BYTES).min(disk.source.bytes() - offset);
         disk.source.release(offset, bytes).await?;
+        progress += bytes;
     }
     shared.tell(progress);
     Ok(Done { entries, leaves: touched })
@@ -162,24 +176,66 @@ async fn read(shared: &Arc<Shared>, pieces: &[Piece]) -> Result<Vec<((usize, u32
     }
 }
 
-/// The blocks that differ from the base's, and how many of all are zeroes.
-fn differing(read: &[((usize, u32), Bytes)], leaves: &HashMap<(usize, u32), Arc<Leaf>>) -> (Vec<(Entry, Bytes)>, u64) {
-    let mut found = Vec::new();
-    let mut zeroes = 0;
-    for ((disk, first), bytes) in read {
-        for (i, plain) in bytes.chunks(BLOCK_BYTES as usize).enumerate() {
-            let block = first + i as u32;
-            let hash = (!is_zero(plain)).then(|| *blake3::hash(plain).as_bytes());
-            zeroes += u64::from(hash.is_none());
-            let before = leaves.get(&(*disk, block / LEAF_BLOCKS)).and_then(|leaf| leaf.get(block % LEAF_BLOCKS));
-            if before != hash {
-                found.push((Entry { disk: *disk, block, hash }, bytes.slice_ref(plain)));
+thread_local! {
+    /// What a file is read into. It stays in the processor's cache, and is not filled with zeroes each time.
+    static BUFFER: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+}
+
+/// Looks for the blocks that differ from the base's.
+struct Search<'a> {
+    leaves: &'a HashMap<(usize, u32), Arc<Leaf>>,
+    found: Vec<(Entry, Bytes)>,
+    zeroes: u64,
+}
+
+impl Search<'_> {
+    /// What a block is, when it differs.
+    fn look(&mut self, disk: usize, block: u32, plain: &[u8]) -> Option<Entry> {
+        let hash = (!is_zero(plain)).then(|| *blake3::hash(plain).as_bytes());
+        self.zeroes += u64::from(hash.is_none());
+        let before = self.leaves.get(&(disk, block / LEAF_BLOCKS)).and_then(|leaf| leaf.get(block % LEAF_BLOCKS));
+        (before != hash).then_some(Entry { disk, block, hash })
+    }
+
+    /// In bytes that were read.
+    fn read(&mut self, disk: usize, first: u32, bytes: &Bytes) {
+        for (block, plain) in (first..).zip(bytes.chunks(BLOCK_BYTES as usize)) {
+            if let Some(entry) = self.look(disk, block, plain) {
+                self.found.push((entry, bytes.slice_ref(plain)));
             }
         }
     }
-    // Parts come as they are read; in order they make longer runs.
-    found.sort_unstable_by_key(|(entry, _)| (entry.disk, entry.block));
-    (found, zeroes)
+
+    /// In a file: hashed where it was read, and copied only if it differs.
+    fn local(&mut self, shared: &Shared, piece: &Piece) -> Result<(), ShipError> {
+        let source = &shared.disks[piece.disk].source;
+        let Some(local) = source.local() else { return Ok(()) };
+        let end = (u64::from(piece.first + piece.count) * BLOCK_BYTES).min(source.bytes());
+        let (mut offset, mut block) = (u64::from(piece.first) * BLOCK_BYTES, piece.first);
+        BUFFER.with_borrow_mut(|buffer| {
+            buffer.resize(LOCAL_READ_BYTES, 0);
+            while offset < end {
+                let length = (end - offset).min(LOCAL_READ_BYTES as u64) as usize;
+                let part = &mut buffer[..length];
+                local.read_at(offset, part)?;
+                for plain in part.chunks(BLOCK_BYTES as usize) {
+                    if let Some(entry) = self.look(piece.disk, block, plain) {
+                        self.found.push((entry, Bytes::copy_from_slice(plain)));
+                    }
+                    block += 1;
+                }
+                offset += length as u64;
+            }
+            Ok(())
+        })
+    }
+
+    /// The blocks that were found, in order, and how many of all that were looked at are zeroes.
+    fn finish(mut self) -> (Vec<(Entry, Bytes)>, u64) {
+        // Parts come as they are read; in order they make longer runs.
+        self.found.sort_unstable_by_key(|(entry, _)| (entry.disk, entry.block));
+        (self.found, self.zeroes)
+    }
 }
 
 /// Whether there are zeroes only. Told from the first bytes for nearly all that is not, and by one comparison of memory for the rest.

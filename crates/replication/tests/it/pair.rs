@@ -22,8 +22,8 @@ use lockstep_query::Limits;
 use lockstep_replication::limit::{Line, Memory};
 use lockstep_replication::receive::{Key, Owners, Receive};
 use lockstep_replication::ship::{
-    Base, Disk, DiskSource, Extent, Kind, Progress, Reading, ShipError, Shipment, Shipped, SourceError, Unlisted, Way,
-    ship,
+    Base, Disk, DiskSource, Extent, Kind, LocalDisk, Progress, Reading, ShipError, Shipment, Shipped, SourceError,
+    Unlisted, Way, ship,
 };
 use lockstep_site::Site;
 use lockstep_site::caller::Caller;
@@ -305,6 +305,8 @@ pub struct FileDisk {
     released: Mutex<Vec<(u64, u64)>>,
     /// What is left of the bytes that can be read before it fails.
     pub left: AtomicU64,
+    /// Whether it says that it is a file.
+    pub is_local: bool,
 }
 
 impl FileDisk {
@@ -321,7 +323,30 @@ impl FileDisk {
     }
 
     pub fn of(file: std::fs::File, bytes: u64, extents: Vec<Extent>) -> Self {
-        Self { file: Arc::new(file), bytes, extents, released: Mutex::default(), left: AtomicU64::new(u64::MAX) }
+        Self {
+            file: Arc::new(file),
+            bytes,
+            extents,
+            released: Mutex::default(),
+            left: AtomicU64::new(u64::MAX),
+            is_local: false,
+        }
+    }
+}
+
+impl FileDisk {
+    fn check_released(&self, offset: u64, bytes: usize) {
+        let end = offset + bytes as u64;
+        for (first, behind) in &*self.released.lock() {
+            assert!(end <= *first || offset >= *behind, "{offset} was released and is read again");
+        }
+    }
+}
+
+impl LocalDisk for FileDisk {
+    fn read_at(&self, offset: u64, buffer: &mut [u8]) -> Result<(), SourceError> {
+        self.check_released(offset, buffer.len());
+        self.file.read_exact_at(buffer, offset).map_err(|error| SourceError::of("reading the image", error))
     }
 }
 
@@ -334,11 +359,12 @@ impl DiskSource for FileDisk {
         Box::pin(std::future::ready(Ok(self.extents.clone())))
     }
 
+    fn local(&self) -> Option<&dyn LocalDisk> {
+        self.is_local.then_some(self)
+    }
+
     fn read(&self, offset: u64, bytes: usize) -> Reading<'_, Bytes> {
-        let end = offset + bytes as u64;
-        for (first, behind) in &*self.released.lock() {
-            assert!(end <= *first || offset >= *behind, "{offset} was released and is read again");
-        }
+        self.check_released(offset, bytes);
         if self.left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(bytes as u64)).is_err()
         {
             return Box::pin(std::future::ready(Err(SourceError::new("the machine is gone"))));
@@ -346,8 +372,16 @@ impl DiskSource for FileDisk {
         let file = self.file.clone();
         Box::pin(async move {
             let read = move || {
-                let mut out = vec![0; bytes];
-                file.read_exact_at(&mut out, offset).map(|()| Bytes::from(out))
+                let mut out = Vec::with_capacity(bytes);
+                while out.len() < bytes {
+                    let at = offset + out.len() as u64;
+                    // Not filled with zeroes first: that would cost a good part of what hashing costs.
+                    if rustix::io::pread(&*file, rustix::buffer::spare_capacity(&mut out), at)? == 0 {
+                        return Err(std::io::Error::from(std::io::ErrorKind::UnexpectedEof));
+                    }
+                }
+                out.truncate(bytes);
+                Ok(Bytes::from(out))
             };
             let read = tokio::task::spawn_blocking(read).await.map_err(|e| SourceError::of("reading", e))?;
             read.map_err(|error| SourceError::of("reading the image", error))
@@ -453,9 +487,12 @@ impl Machine {
     /// A reading of the machine as it is now.
     pub fn shipment(&mut self, mode: Mode) -> Shipment {
         let mode = if self.base.is_none() && mode == Mode::Bitmap { Mode::Compare } else { mode };
-        let disk = |(i, content): (usize, &Vec<u8>)| Disk {
-            key: 2000 + i as u32,
-            source: Arc::new(FileDisk::new(content, self.extents(i, mode))),
+        // Either way of reading has its turn.
+        let turn = self.random.next() as usize;
+        let disk = |(i, content): (usize, &Vec<u8>)| {
+            let mut file = FileDisk::new(content, self.extents(i, mode));
+            file.is_local = (turn + i).is_multiple_of(2);
+            Disk { key: 2000 + i as u32, source: Arc::new(file) }
         };
         Shipment {
             replication: self.replication.clone(),
