@@ -46,33 +46,43 @@ if ! command -v qemu-system-x86_64 >/dev/null; then
   fi
 fi
 
-# VictoriaMetrics and Prometheus, which the points of stats are sent to and read from. Where services run, the packages would start
-# one each, on the ports that a server of the host's own may need: a policy keeps them from it, and both stay disabled.
+# Packages of servers. Where services run they would start one each, on the ports that a server of the host's own may need: a policy keeps
+# them from it, and they stay disabled.
+install_without_starting() {
+  if [ "$(id -u)" != 0 ] || ! command -v apt-get >/dev/null; then
+    echo "test-tools: no $*, and no right to install it: its tests will be skipped" >&2
+    return
+  fi
+  (
+    export DEBIAN_FRONTEND=noninteractive
+    policy=/usr/sbin/policy-rc.d
+    if [ ! -e "$policy" ]; then
+      trap 'rm -f "$policy"' EXIT
+      printf '#!/bin/sh\nexit 101\n' >"$policy"
+      chmod 755 "$policy"
+    fi
+    apt-get -o DPkg::Lock::Timeout=300 update -qq || true
+    for package in "$@"; do
+      if apt-get -o DPkg::Lock::Timeout=300 install -y -qq --no-install-recommends "$package" >/dev/null; then
+        if command -v systemctl >/dev/null; then
+          systemctl disable -q --now "$package.service" 2>/dev/null || true
+        fi
+      else
+        echo "test-tools: $package cannot be installed: its tests will be skipped" >&2
+      fi
+    done
+  )
+}
+
+# VictoriaMetrics and Prometheus, which the points of stats are sent to and read from.
 missing=""
 command -v victoria-metrics >/dev/null || missing="$missing victoria-metrics"
 command -v prometheus >/dev/null || missing="$missing prometheus"
-if [ -n "$missing" ]; then
-  if [ "$(id -u)" != 0 ] || ! command -v apt-get >/dev/null; then
-    echo "test-tools: no$missing, and no right to install it: its tests will be skipped" >&2
-  else
-    (
-      export DEBIAN_FRONTEND=noninteractive
-      policy=/usr/sbin/policy-rc.d
-      if [ ! -e "$policy" ]; then
-        trap 'rm -f "$policy"' EXIT
-        printf '#!/bin/sh\nexit 101\n' >"$policy"
-        chmod 755 "$policy"
-      fi
-      apt-get -o DPkg::Lock::Timeout=300 update -qq || true
-      for package in $missing; do
-        if apt-get -o DPkg::Lock::Timeout=300 install -y -qq --no-install-recommends "$package" >/dev/null; then
-          if command -v systemctl >/dev/null; then
-            systemctl disable -q --now "$package.service" 2>/dev/null || true
-          fi
-        else
-          echo "test-tools: $package cannot be installed: its tests will be skipped" >&2
-        fi
-      done
-    )
-  fi
+# The words are names of packages.
+# shellcheck disable=SC2086
+[ -z "$missing" ] || install_without_starting $missing
+
+# libvirtd with its test driver. It is not started as a service.
+if ! command -v libvirtd >/dev/null || ! command -v virsh >/dev/null; then
+  install_without_starting libvirt-daemon libvirt-clients
 fi

@@ -1,13 +1,14 @@
-//! The server's own collector: keeps the machine it runs on, and the QEMU processes there, in the inventory.
+//! The server's own collector: keeps the machine it runs on, and the virtual machines there, in the inventory.
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use lockstep_agent::HostReader;
 use lockstep_agent::reconcile::{self, Write};
+use lockstep_agent::{HostReader, LibvirtAddress};
 use lockstep_model::ResourceId;
 use lockstep_query::Source;
 use lockstep_site::{Site, WriteError};
+use tokio::sync::Notify;
 
 /// How often the machine is read. A read costs some ten milliseconds.
 const INTERVAL: Duration = Duration::from_secs(2);
@@ -15,13 +16,18 @@ const INTERVAL: Duration = Duration::from_secs(2);
 /// The name that the collector's commits carry.
 const AUTHOR: &str = "lockstep/collect-host";
 
-/// Keeps reading; ends never.
-pub async fn keep_host(site: Arc<Site>) {
-    let reader = Arc::new(HostReader::new());
+/// Keeps reading, at once when libvirt has news; ends never.
+pub async fn keep_host(site: Arc<Site>, libvirt: Option<LibvirtAddress>) {
+    let news = Arc::new(Notify::new());
+    let told = news.clone();
+    let reader = Arc::new(HostReader::new().with_libvirt(libvirt, move || told.notify_one()));
     let mut timer = tokio::time::interval(INTERVAL);
     timer.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
-        timer.tick().await;
+        tokio::select! {
+            _ = timer.tick() => {}
+            () = news.notified() => {}
+        }
         if let Err(error) = collect(&site, &reader).await {
             tracing::warn!(error = %format!("{error:#}"), "cannot collect this machine");
         }

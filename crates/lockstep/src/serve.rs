@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use clap::Args;
+use lockstep_agent::LibvirtAddress;
 use lockstep_api::MoreMetrics;
 use lockstep_feed::Feed;
 use lockstep_links::Links;
@@ -64,6 +65,9 @@ pub struct ServeArgs {
     /// Do not keep this machine and its virtual machines in the inventory.
     #[arg(long)]
     pub no_collect_host: bool,
+    /// Where libvirt is, e.g. `test+unix:///default?socket=/run/libvirt/libvirt-sock-ro` [default: qemu:///system, where it runs]
+    #[arg(long, value_name = "URI", conflicts_with = "no_collect_host")]
+    pub libvirt: Option<LibvirtAddress>,
     /// How long a change feed's answer waits for changes, in seconds.
     #[arg(long, value_name = "SECONDS", default_value_t = 25)]
     pub poll_limit: u64,
@@ -92,12 +96,12 @@ pub struct ServeArgs {
 }
 
 impl ServeArgs {
-    /// What `serve` would be told for a server of the demo.
-    pub fn for_demo(data_dir: PathBuf, listen: SocketAddr, plain_http: bool) -> Self {
+    /// What `serve` would be told for a site of the demo.
+    pub fn for_demo(site: &str, data_dir: PathBuf, listen: SocketAddr, plain_http: bool) -> Self {
         use clap::{Command, FromArgMatches};
         // The defaults stand at the flags, once.
         let mut words = vec!["serve".into(), "--data-dir".into(), data_dir.into_os_string()];
-        words.extend(["--listen".into(), listen.to_string().into(), "--site".into(), "demo".into()]);
+        words.extend(["--listen".into(), listen.to_string().into(), "--site".into(), site.into()]);
         words.extend(plain_http.then(|| "--plain-http".into()));
         let matches = Self::augment_args(Command::new("serve")).get_matches_from(words);
         Self::from_arg_matches(&matches).unwrap_or_else(|error| error.exit())
@@ -167,6 +171,7 @@ pub struct Server {
     listener: TcpListener,
     api: lockstep_api::ApiConfig,
     collect_host: bool,
+    libvirt: Option<LibvirtAddress>,
     /// Where the built-in provider of samples keeps its files; `None` without one.
     provider_dir: Option<PathBuf>,
 }
@@ -236,6 +241,7 @@ impl Server {
             listener,
             api: lockstep_api::ApiConfig { tls, more_metrics: Some(more_metrics), ..Default::default() },
             collect_host: !args.no_collect_host,
+            libvirt: args.libvirt.clone(),
             provider_dir: (!args.stats.no_sample_host).then(|| args.data_dir.clone()),
         })
     }
@@ -250,7 +256,8 @@ impl Server {
     /// # Errors
     /// When the listener fails.
     pub async fn run(self, stop: impl Future<Output = ()> + Send + 'static) -> Result<()> {
-        let collector = self.collect_host.then(|| tokio::spawn(collector::keep_host(self.site.clone())));
+        let collector =
+            self.collect_host.then(|| tokio::spawn(collector::keep_host(self.site.clone(), self.libvirt.clone())));
         let running = Running::start(&self.stats)?;
         let provider = match &self.provider_dir {
             Some(dir) => Some(provider::start(self.calls("provider"), self.stats.clone(), dir)?),

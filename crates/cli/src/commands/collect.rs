@@ -19,6 +19,7 @@ use lockstep_contract::services::resources::{
 };
 use lockstep_contract::{ErrorKind, Opaque};
 use serde_json::{Map, Value};
+use tokio::sync::Notify;
 
 use super::Context;
 use crate::{json, times};
@@ -32,7 +33,7 @@ const PAGE_ROWS: i64 = 1000;
 /// Read a real machine and keep the inventory as it is.
 #[derive(Debug, clap::Subcommand)]
 pub enum CollectCommand {
-    /// Keep this machine, and the QEMU processes on it, in the inventory.
+    /// Keep this machine, and the virtual machines on it, in the inventory.
     ///
     /// Writes what changed and nothing else, in the name of the account that is given: the role `agent` is enough. What
     /// others set (tags, annotations, folders) stays. VMs of this machine that are gone are deleted.
@@ -70,16 +71,21 @@ impl CollectCommand {
     }
 }
 
-/// Keeps this machine, and the QEMU processes on it, in a site's inventory; ends only with an error that trying again does not mend.
+/// Keeps this machine, and the virtual machines on it, in a site's inventory; ends only with an error that trying again does not mend.
 ///
 /// # Errors
 /// A machine that cannot be read, a site that refuses.
 pub async fn keep_host(client: &Client, interval: Duration) -> Result<()> {
-    let reader = Arc::new(HostReader::new());
+    let news = Arc::new(Notify::new());
+    let told = news.clone();
+    let reader = Arc::new(HostReader::new().with_libvirt(None, move || told.notify_one()));
     let mut timer = tokio::time::interval(interval);
     timer.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
-        timer.tick().await;
+        tokio::select! {
+            _ = timer.tick() => {}
+            () = news.notified() => {}
+        }
         match round(client, &reader).await {
             // The next round is the retry.
             Err(error) if error.downcast_ref::<ClientError>().is_some_and(ClientError::is_transient) => {

@@ -124,6 +124,7 @@ fn host_system() -> Vec<Property> {
         long("numa_nodes"),
         structure("kernel", vec![string("name"), string("release"), string("version")]),
         structure("os", vec![string("name"), string("version")]),
+        structure("libvirt", vec![boolean("connected")]),
         string("version"),
         long("build"),
         string("management_ip"),
@@ -210,6 +211,7 @@ fn virtual_machine() -> Vec<Property> {
                 string("status"),
             ],
         ),
+        structure("libvirt", vec![string("driver"), string("state")]),
         structure("custom", vec![string("owner"), string("cost_center")]),
         string("annotation"),
     ]
