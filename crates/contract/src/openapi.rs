@@ -118,6 +118,9 @@ fn describe(operation: &Operation, schemas: &mut BTreeMap<String, Value>) -> Val
         doc["requestBody"] =
             json!({ "required": !required.is_empty(), "content": { "application/json": { "schema": schema } } });
     }
+    if let Some(second) = operation.availability {
+        doc["x-lockstep-availability"] = format!("{} {}", second.method.name(), second.path).into();
+    }
     doc["security"] = match (operation.privilege, operation.login) {
         (_, Some(Login::Begins)) => json!([{ "basic": [] }]),
         (Privilege::Anonymous, _) => json!([]),

@@ -43,6 +43,7 @@ mod invitations;
 mod link;
 mod live;
 mod operations;
+mod peers;
 pub mod provider;
 mod removal;
 mod runner;
@@ -64,6 +65,7 @@ use parking_lot::Mutex;
 use crate::invitations::Invitations;
 use crate::link::Link;
 use crate::live::Live;
+pub use crate::peers::PeerSite;
 pub use crate::provider::{LinkId, Progress, Run, Stage, SyncError, SyncProvider};
 use crate::seal::{SealError, Sealer};
 

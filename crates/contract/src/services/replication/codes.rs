@@ -30,14 +30,17 @@ pub fn code(error: &Error) -> (u16, &'static str) {
         ErrorKind::Unauthenticated if id == REMOTE_AUTHENTICATION => (401, "RemoteAuthenticationFailure"),
         ErrorKind::Unauthenticated => (401, "NotAuthenticated"),
         ErrorKind::Unauthorized => (403, "Forbidden"),
-        ErrorKind::NotFound => (404, match id {
-            SITE_NOT_FOUND => "SiteNotFound",
-            REPLICATION_NOT_FOUND => "ReplicationNotFound",
-            INSTANCE_NOT_FOUND => "InstanceNotFound",
-            VM_NOT_FOUND => "VmNotFound",
-            TASK_NOT_FOUND => "TaskNotFound",
-            _ => "NotFound",
-        }),
+        ErrorKind::NotFound => (
+            404,
+            match id {
+                SITE_NOT_FOUND => "SiteNotFound",
+                REPLICATION_NOT_FOUND => "ReplicationNotFound",
+                INSTANCE_NOT_FOUND => "InstanceNotFound",
+                VM_NOT_FOUND => "VmNotFound",
+                TASK_NOT_FOUND => "TaskNotFound",
+                _ => "NotFound",
+            },
+        ),
         ErrorKind::OperationNotFound => (404, "NotFound"),
         ErrorKind::InvalidRequest => (400, "BadRequest"),
         ErrorKind::InvalidArgument

@@ -225,6 +225,7 @@ operation! {
     pub GetIsConfigured = "lockstep.replication.sites"."is_configured"(NoInput) -> IsConfigured,
     errors: [],
     privilege: Anonymous,
+    rest: Rest::new(Method::Get, "/lockstep/replication/config/is-configured", 200),
     availability: Rest::new(Method::Get, "/config/is-configured", 200),
 }
 
@@ -233,6 +234,7 @@ operation! {
     pub GetConfiguration = "lockstep.replication.sites"."configuration"(NoInput) -> Configuration,
     errors: [],
     privilege: Read,
+    rest: Rest::new(Method::Get, "/lockstep/replication/config", 200),
     availability: Rest::new(Method::Get, "/config", 200),
 }
 
@@ -241,6 +243,7 @@ operation! {
     pub GetAbout = "lockstep.replication.sites"."about"(NoInput) -> About,
     errors: [],
     privilege: Anonymous,
+    rest: Rest::new(Method::Get, "/lockstep/replication/diagnostics/about", 200),
     availability: Rest::new(Method::Get, "/diagnostics/about", 200),
 }
 

@@ -92,6 +92,7 @@ operation! {
     pub Create = "lockstep.replication.vapp"."create"(CreateInput) -> Task,
     errors: [InvalidArgument, NotFound, NotAllowedInCurrentState, ResourceBusy, ServiceUnavailable, AlreadyExists],
     privilege: Protect,
+    rest: Rest::new(Method::Post, "/lockstep/replication/vapp-replications", 202),
     availability: Rest::new(Method::Post, "/vapp-replications", 202),
 }
 
@@ -100,6 +101,7 @@ operation! {
     pub List = "lockstep.replication.vapp"."list"(ListInput) -> Page,
     errors: [InvalidArgument],
     privilege: Read,
+    rest: Rest::new(Method::Get, "/lockstep/replication/vapp-replications", 200),
     availability: Rest::new(Method::Get, "/vapp-replications", 200),
 }
 
@@ -108,6 +110,7 @@ operation! {
     pub Get = "lockstep.replication.vapp"."get"(Input) -> VappReplication,
     errors: [NotFound],
     privilege: Read,
+    rest: Rest::new(Method::Get, "/lockstep/replication/vapp-replications/{replicationId}", 200),
     availability: Rest::new(Method::Get, "/vapp-replications/{replicationId}", 200),
 }
 
@@ -116,6 +119,7 @@ operation! {
     pub Delete = "lockstep.replication.vapp"."delete"(Input) -> Task,
     errors: [InvalidArgument, NotFound, NotAllowedInCurrentState, ResourceBusy, ServiceUnavailable],
     privilege: Protect,
+    rest: Rest::new(Method::Delete, "/lockstep/replication/vapp-replications/{replicationId}", 202),
     availability: Rest::new(Method::Delete, "/vapp-replications/{replicationId}", 202),
 }
 
@@ -124,6 +128,7 @@ operation! {
     pub Sync = "lockstep.replication.vapp"."sync"(Input) -> Task,
     errors: [InvalidArgument, NotFound, NotAllowedInCurrentState, ResourceBusy, ServiceUnavailable],
     privilege: Protect,
+    rest: Rest::new(Method::Post, "/lockstep/replication/vapp-replications/{replicationId}/sync", 202),
     availability: Rest::new(Method::Post, "/vapp-replications/{replicationId}/sync", 202),
 }
 
@@ -132,6 +137,7 @@ operation! {
     pub Pause = "lockstep.replication.vapp"."pause"(Input) -> Task,
     errors: [InvalidArgument, NotFound, NotAllowedInCurrentState, ResourceBusy, ServiceUnavailable],
     privilege: Protect,
+    rest: Rest::new(Method::Post, "/lockstep/replication/vapp-replications/{replicationId}/pause", 202),
     availability: Rest::new(Method::Post, "/vapp-replications/{replicationId}/pause", 202),
 }
 
@@ -140,5 +146,6 @@ operation! {
     pub Resume = "lockstep.replication.vapp"."resume"(Input) -> Task,
     errors: [InvalidArgument, NotFound, NotAllowedInCurrentState, ResourceBusy, ServiceUnavailable],
     privilege: Protect,
+    rest: Rest::new(Method::Post, "/lockstep/replication/vapp-replications/{replicationId}/resume", 202),
     availability: Rest::new(Method::Post, "/vapp-replications/{replicationId}/resume", 202),
 }

@@ -295,7 +295,7 @@ operation! {
 
 operation! {
     /// Brings what changed to the destination now, as a new instance. Asked while a sync runs, it answers that one's task.
-    /// 
+    ///
     /// Source: seed 004, `POST /vm-replications/{replicationId}/sync`.
     pub Sync = "lockstep.replication.vm"."sync"(Input) -> Task,
     errors: [InvalidArgument, NotFound, NotAllowedInCurrentState, ResourceBusy, ServiceUnavailable],
