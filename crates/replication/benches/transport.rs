@@ -5,7 +5,7 @@
 //! ```
 //!
 //! The image is four times as large as its data, which stand in runs of 16 MiB between holes; 1 % of its blocks change, all among the
-//! data. Source and destination are in this process, and the destination keeps blocks in memory, so the processor time of the
+//! data. Source and destination are in this process, the destination with its store in a directory, so the processor time of the
 //! copies is of both sides; a comparison of an image that did not change is the source's alone.
 
 #![allow(clippy::unwrap_used, reason = "a bench ends where it fails")]
@@ -149,7 +149,7 @@ async fn main() {
     };
     let image = Image::make(dir.path(), data_blocks);
     println!("image: {} MiB, {data_mib} MiB of them data", image.bytes() >> 20);
-    let pair = Pair::start().await;
+    let pair = Pair::start_real().await;
 
     let first = measure(&pair, "first copy", image.shipment(image.data(), Unlisted::Zero, None, 1)).await;
 

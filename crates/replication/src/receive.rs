@@ -281,7 +281,7 @@ impl Receive {
                 let frame = Frame::read(bytes.into()).map_err(|error| check::invalid("frame", &error.to_string()))?;
                 check::blocks(&frame).map(|()| frame)
             });
-            checked.await.map_err(|_| Error::internal())??
+            checked.await.map_err(|_| told(&StoreError::Away("the server is stopping".to_owned())))??
         };
         let draft = self.hold(&key).await?;
         store(&**draft, checked).await.map_err(|error| told(&error))?;

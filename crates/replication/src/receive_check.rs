@@ -58,7 +58,7 @@ pub(crate) fn disks(disks: &[Disk]) -> Result<Vec<DiskSize>, Error> {
     };
     let sizes: Option<Vec<DiskSize>> = disks.iter().map(read).collect();
     let Some(mut sizes) = sizes else {
-        return Err(invalid("disks", "keys of 32 bits, and sizes that are multiples of 512 and below 256 TiB"));
+        return Err(invalid("disks", "keys of 32 bits, and sizes that are multiples of 512 and at most 64 TiB"));
     };
     sizes.sort_unstable_by_key(|disk| disk.key);
     if sizes.windows(2).any(|pair| pair[0].key == pair[1].key) {
@@ -173,8 +173,8 @@ mod tests {
     fn disks_have_keys_of_their_own_and_sizes() {
         let disk = |key: i64, bytes: i64| Disk { key, bytes };
         assert_eq!(
-            disks(&[disk(2001, 512), disk(2000, 1 << 47)]).unwrap(),
-            [DiskSize { key: 2000, bytes: 1 << 47 }, DiskSize { key: 2001, bytes: 512 }]
+            disks(&[disk(2001, 512), disk(2000, 1 << 46)]).unwrap(),
+            [DiskSize { key: 2000, bytes: 1 << 46 }, DiskSize { key: 2001, bytes: 512 }]
         );
         for bad in [
             vec![],

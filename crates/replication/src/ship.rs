@@ -166,7 +166,7 @@ pub enum ShipError {
         bytes: u64,
     },
     /// A disk's size is none.
-    #[error("a disk of {0} bytes cannot be replicated: a multiple of 512, and below 256 TiB")]
+    #[error("a disk of {0} bytes cannot be replicated: a multiple of 512, and at most 64 TiB")]
     DiskSize(u64),
     /// There are no disks, too many, or two of one key.
     #[error("1 to {DISKS_MAX} disks with keys of their own, not {0}")]
@@ -375,7 +375,7 @@ async fn open(shared: &Shared, base: Option<&Base>) -> Result<Option<BaseMap>, S
         disks.push(read_leaves(shared, &base.instance, key, bytes).await?);
     }
     let parts: Vec<(u32, u64, &[Hash])> = disks.iter().map(|disk| (disk.key, disk.bytes, &disk.leaves[..])).collect();
-    if root_hash(&parts)? != root {
+    if root_hash(&parts) != root {
         return Err(malformed("the base's map does not have its root"));
     }
     Ok(Some(BaseMap { instance: base.instance.clone(), disks }))
@@ -644,7 +644,7 @@ async fn commit(shared: &Shared, maps: &[DiskMap], time_ms: i64) -> Result<Insta
     let mut parts: Vec<(u32, u64, &[Hash])> =
         disks.map(|(disk, map)| (disk.key, disk.source.bytes(), &map.leaves[..])).collect();
     parts.sort_unstable_by_key(|(key, ..)| *key);
-    let root = hex(&root_hash(&parts)?);
+    let root = hex(&root_hash(&parts));
     let input = || CommitInput {
         replication: shared.replication.clone(),
         instance: shared.instance.clone(),

@@ -9,9 +9,10 @@ use std::collections::BTreeMap;
 use std::io::Write as _;
 use std::path::PathBuf;
 
+use lockstep_blocks::format;
+pub(crate) use lockstep_blocks::format::{hex, leaf_blocks, leaf_count};
+
 use crate::frame::{HASH_BYTES, Hash};
-use crate::ship::ShipError;
-use crate::ship_format as format;
 use crate::ship_plan::LEAF_BLOCKS;
 use crate::ship_unit::Entry;
 
@@ -54,27 +55,17 @@ impl Leaf {
     }
 
     pub(crate) fn hash(&self) -> Hash {
-        format::leaf_hash(&self.encode())
+        format::hash_of(&self.encode())
     }
 
     /// The leaf of so many blocks that has this hash.
     pub(crate) fn checked(bytes: &[u8], hash: &Hash, count: u32) -> Option<Self> {
-        if format::leaf_hash(bytes) != *hash {
+        if format::hash_of(bytes) != *hash {
             return None;
         }
         let entries = format::decode_leaf(bytes)?;
         (entries.len() == count as usize).then_some(Self { entries })
     }
-}
-
-/// How many blocks leaf `number` of a disk of `blocks` has.
-pub(crate) fn leaf_blocks(blocks: u32, number: u32) -> u32 {
-    blocks.saturating_sub(number.saturating_mul(LEAF_BLOCKS)).min(LEAF_BLOCKS)
-}
-
-/// How many leaves a disk of `blocks` has.
-pub(crate) fn leaf_count(blocks: u32) -> u32 {
-    blocks.div_ceil(LEAF_BLOCKS)
 }
 
 /// The map of one disk, as it becomes the new one.
@@ -138,7 +129,7 @@ impl DiskMap {
                 continue;
             }
             let bytes = open.leaf.encode();
-            let hash = format::leaf_hash(&bytes);
+            let hash = format::hash_of(&bytes);
             if let Some(place) = self.leaves.get_mut(number as usize) {
                 *place = hash;
             }
@@ -206,11 +197,6 @@ impl LeafFiles {
     }
 }
 
-/// A hash as hex digits.
-pub(crate) fn hex(hash: &Hash) -> String {
-    blake3::Hash::from_bytes(*hash).to_hex().to_string()
-}
-
 /// The hash in hex digits of lower case.
 pub(crate) fn read_hex(text: &str) -> Option<Hash> {
     let is_lower = text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
@@ -224,6 +210,6 @@ pub(crate) fn read_hashes(bytes: &[u8]) -> Option<Vec<Hash>> {
 }
 
 /// The root of a map: BLAKE3 over its disks, by key.
-pub(crate) fn root_hash(disks: &[(u32, u64, &[Hash])]) -> Result<Hash, ShipError> {
-    format::root_hash(disks)
+pub(crate) fn root_hash(disks: &[(u32, u64, &[Hash])]) -> Hash {
+    format::root_hash(disks.iter().copied())
 }

@@ -1,13 +1,15 @@
 //! From the stretches that a source lists to runs of whole blocks.
 
+use lockstep_blocks::format::{self, DISK_BYTES_MAX};
+
 use crate::ship::{ShipError, Unlisted};
 use crate::ship_source::{Extent, Kind};
 
 /// Bytes of a block.
-pub(crate) const BLOCK_BYTES: u64 = crate::ship_format::BLOCK_BYTES as u64;
+pub(crate) const BLOCK_BYTES: u64 = lockstep_blocks::BLOCK_BYTES as u64;
 
 /// Blocks of a leaf of the map.
-pub(crate) const LEAF_BLOCKS: u32 = crate::ship_format::LEAF_BLOCKS as u32;
+pub(crate) const LEAF_BLOCKS: u32 = lockstep_blocks::LEAF_BLOCKS;
 
 /// Blocks of one disk, one after the other.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -46,11 +48,8 @@ impl Run {
 /// # Errors
 /// [`ShipError::DiskSize`].
 pub(crate) fn block_count(bytes: u64) -> Result<u32, ShipError> {
-    // The number behind the last block is one, too.
-    u32::try_from(bytes.div_ceil(BLOCK_BYTES))
-        .ok()
-        .filter(|_| bytes > 0 && bytes.is_multiple_of(512))
-        .ok_or(ShipError::DiskSize(bytes))
+    let is_size = bytes > 0 && bytes <= DISK_BYTES_MAX && bytes.is_multiple_of(512);
+    if is_size { Ok(format::block_count(bytes)) } else { Err(ShipError::DiskSize(bytes)) }
 }
 
 /// The runs of a disk of `bytes`, by number, without overlap. A block that is only in part within zeroes is data.
@@ -186,7 +185,7 @@ mod tests {
         refused(&[(u64::MAX, 2)], 2 * B);
         refused(&[], 0);
         refused(&[], 511);
-        refused(&[], (1 << 48) + B);
+        refused(&[], DISK_BYTES_MAX + 512);
     }
 
     #[test]

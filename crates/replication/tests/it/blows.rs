@@ -80,7 +80,7 @@ async fn strike(
                 let shipped = outcome?;
                 vm.committed(&shipped);
                 vm.check(pair);
-                assert_eq!(pair.store().draft_count(), 0);
+                assert_eq!(pair.counts(&vm.replication).1, 0);
                 let packed_bytes = packed.values().sum();
                 let wire_bytes = pair.wire.sent() - before;
                 return Ok(Struck { shipped, wire_bytes, blows: dealt, packed_bytes, lost_bytes });
@@ -105,7 +105,15 @@ fn thirty_blows(random: &mut Random, every: u64) -> Vec<(u64, Blow)> {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn thirty_blows_cost_a_twentieth_at_the_most() {
-    let pair = Pair::start().await;
+    cost_of_blows(&Pair::start().await).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn with_the_real_store_too() {
+    cost_of_blows(&Pair::start_real().await).await;
+}
+
+async fn cost_of_blows(pair: &Pair) {
     let mut vm = Machine::new(7, &[96 << 20, (64 << 20) + 512]);
     // Noise: what goes over the wire is what was written.
     for disk in 0..2 {
@@ -117,11 +125,11 @@ async fn thirty_blows_cost_a_twentieth_at_the_most() {
     let delta: u64 = vm.disks.iter().map(|disk| disk.len() as u64).sum();
     let mut random = vm.random.clone();
     let blows = thirty_blows(&mut random, delta / 40);
-    let struck = strike(&pair, &mut vm, Mode::Full, &blows, |_| ()).await.unwrap();
+    let struck = strike(pair, &mut vm, Mode::Full, &blows, |_| ()).await.unwrap();
     assert_eq!(struck.blows, 30);
     assert!(struck.wire_bytes as f64 <= 1.05 * delta as f64, "{} of {delta}", struck.wire_bytes);
     assert!(struck.shipped.breaks > 0);
-    assert_eq!(pair.store().instances().len(), 1, "nothing but what was committed was ever there");
+    assert_eq!(pair.counts(&vm.replication).0, 1, "nothing but what was committed was ever there");
 }
 
 proptest! {
@@ -132,7 +140,7 @@ proptest! {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
         runtime.block_on(async {
             let mut random = Random::new(seed);
-            let pair = Pair::start().await;
+            let pair = if random.below(2) == 0 { Pair::start().await } else { Pair::start_real().await };
             let sizes = [random.below(200) as usize * 512 + 512, random.below(300) as usize * BLOCK + 512];
             let mut vm = Machine::new(random.next(), &sizes);
             for _ in 0..4 {

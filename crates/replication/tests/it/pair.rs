@@ -15,12 +15,13 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use lockstep_api::ApiConfig;
+use lockstep_blocks::Name;
 use lockstep_client::{Client, Config, Login, Trust};
 use lockstep_contract::services::accounts::{IssueTokenInput, Role};
 use lockstep_contract::{Error, Secret};
 use lockstep_query::Limits;
 use lockstep_replication::limit::{Line, Memory};
-use lockstep_replication::receive::{Key, Owners, Receive};
+use lockstep_replication::receive::{InstanceStore, Key, Owners, Receive};
 use lockstep_replication::ship::{
     Base, Disk, DiskSource, Extent, Kind, LocalDisk, Progress, Reading, ShipError, Shipment, Shipped, SourceError,
     Unlisted, Way, ship,
@@ -115,7 +116,7 @@ impl Wire {
             while let Ok((near, _)) = listener.accept().await {
                 let state = here.clone();
                 let mut broken = state.breaks.subscribe();
-                broken.mark_unchanged();
+                let breaks = *broken.borrow_and_update();
                 tokio::spawn(async move {
                     let to = *state.to.lock();
                     let Some(to) = to else { return };
@@ -123,8 +124,8 @@ impl Wire {
                     let (mut near_in, mut near_out) = near.into_split();
                     let (mut far_in, mut far_out) = far.into_split();
                     tokio::select! {
-                        () = carry(&mut near_in, &mut far_out, Some(&state)) => {}
-                        () = carry(&mut far_in, &mut near_out, None) => {}
+                        () = carry(&mut near_in, &mut far_out, &state, breaks, true) => {}
+                        () = carry(&mut far_in, &mut near_out, &state, breaks, false) => {}
                         _ = broken.changed() => {}
                     }
                 });
@@ -153,11 +154,16 @@ impl Wire {
 async fn carry(
     from: &mut (impl AsyncReadExt + Unpin),
     to: &mut (impl AsyncWriteExt + Unpin),
-    count: Option<&WireState>,
+    state: &WireState,
+    breaks: u64,
+    is_counted: bool,
 ) {
     let mut buffer = vec![0; 64 << 10];
     while let Ok(n @ 1..) = from.read(&mut buffer).await {
-        if let Some(state) = count {
+        if *state.breaks.borrow() != breaks {
+            return;
+        }
+        if is_counted {
             let sent = state.sent.fetch_add(n as u64, Ordering::Relaxed) + n as u64;
             state.told.send_replace(sent);
         }
@@ -173,11 +179,34 @@ pub struct Pair {
     dir: tempfile::TempDir,
     pub maps: tempfile::TempDir,
     store: Mutex<Store>,
+    /// The store of the product, in a directory, in place of the one that forgets.
+    real: Option<Real>,
     server: Mutex<Option<Server>>,
     pub wire: Wire,
     tokens: [Secret; 2],
     pub line: Arc<Line>,
     pub memory: Memory,
+}
+
+struct Real {
+    dir: tempfile::TempDir,
+    store: Mutex<Option<lockstep_blocks::Store>>,
+}
+
+impl Real {
+    /// Opens it again, as soon as the server that was killed has let go of it.
+    fn open(&self) -> lockstep_blocks::Store {
+        *self.store.lock() = None;
+        let store = loop {
+            match lockstep_blocks::Store::open(self.dir.path()) {
+                Ok(store) => break store,
+                Err(lockstep_blocks::Error::Locked) => std::thread::sleep(Duration::from_millis(5)),
+                Err(error) => panic!("{error}"),
+            }
+        };
+        *self.store.lock() = Some(store.clone());
+        store
+    }
 }
 
 struct Server {
@@ -204,7 +233,18 @@ fn open_site(dir: &Path) -> Arc<Site> {
 }
 
 impl Pair {
+    /// With the store that forgets all it may.
     pub async fn start() -> Self {
+        Self::start_with(None).await
+    }
+
+    /// With the product's store.
+    pub async fn start_real() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        Self::start_with(Some(Real { dir, store: Mutex::default() })).await
+    }
+
+    async fn start_with(real: Option<Real>) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let site = open_site(dir.path());
         let issue = async |user: &str| {
@@ -217,6 +257,7 @@ impl Pair {
             dir,
             maps: tempfile::tempdir().unwrap(),
             store: Mutex::new(Store::new()),
+            real,
             server: Mutex::default(),
             wire: Wire::lay().await,
             tokens,
@@ -231,6 +272,23 @@ impl Pair {
         self.store.lock().clone()
     }
 
+    /// A disk of an instance, whole.
+    pub fn content(&self, key: &Key, disk: u32) -> Vec<u8> {
+        let Some(real) = &self.real else { return self.store().content(key, disk) };
+        let store = real.store.lock().clone().unwrap();
+        let reader = store.open_disk(&Name::new(&key.replication, &key.instance).unwrap(), disk).unwrap();
+        let mut content = vec![0; reader.bytes() as usize];
+        reader.read_at(0, &mut content).unwrap();
+        content
+    }
+
+    /// How many instances and drafts a replication has.
+    pub fn counts(&self, replication: &str) -> (usize, usize) {
+        let Some(real) = &self.real else { return (self.store().instances().len(), self.store().draft_count()) };
+        let store = real.store.lock().clone().unwrap();
+        (store.instances(replication).len(), store.drafts(replication).unwrap().len())
+    }
+
     pub fn receive(&self) -> Arc<Receive> {
         self.server.lock().as_ref().unwrap().receive.clone()
     }
@@ -238,10 +296,11 @@ impl Pair {
     /// Ends the server at once, as if it were killed.
     pub fn kill(&self) {
         *self.wire.state.to.lock() = None;
+        // First of all: who is killed answers nobody.
+        self.wire.cut();
         if let Some(server) = self.server.lock().take() {
             server.runtime.shutdown_background();
         }
-        self.wire.cut();
     }
 
     /// Starts it, with what was durable.
@@ -252,7 +311,11 @@ impl Pair {
             store.clone()
         };
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
-        let receive = Receive::new(Arc::new(store), Arc::new(ByName)).unwrap();
+        let store: Arc<dyn InstanceStore> = match &self.real {
+            Some(real) => Arc::new(real.open()),
+            None => Arc::new(store),
+        };
+        let receive = Receive::new(store, Arc::new(ByName)).unwrap();
         let mut table = Table::default();
         receive.register(&mut table);
         let (tell, told) = std::sync::mpsc::channel();
@@ -539,7 +602,7 @@ impl Machine {
         let instance = self.base.as_ref().unwrap().instance.clone();
         let key = Key { replication: self.replication.clone(), instance };
         for (i, disk) in self.disks.iter().enumerate() {
-            let there = pair.store().content(&key, 2000 + i as u32);
+            let there = pair.content(&key, 2000 + i as u32);
             assert!(there == *disk, "disk {i} differs");
         }
     }

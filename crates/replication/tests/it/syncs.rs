@@ -36,12 +36,20 @@ async fn only_what_changed_and_is_missing_is_sent() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn disks_may_grow_shrink_come_and_go() {
-    let pair = Pair::start().await;
+    resize(&Pair::start().await).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn disks_may_do_so_with_the_real_store() {
+    resize(&Pair::start_real().await).await;
+}
+
+async fn resize(pair: &Pair) {
     // Beyond a leaf of 4096 blocks, most of it holes.
     let mut vm = Machine::new(2, &[4100 * BLOCK, 20 * BLOCK + 512, BLOCK]);
     (4000..4100).step_by(7).for_each(|block| vm.write(0, block));
     vm.churn(20);
-    vm.sync(&pair, Mode::Compare).await.unwrap();
+    vm.sync(pair, Mode::Compare).await.unwrap();
     let resize = |vm: &mut Machine, disk: usize, bytes: usize| vm.disks[disk].resize(bytes, 0);
     for (disk, bytes) in [
         (1, 20 * BLOCK + 1024),
@@ -54,15 +62,15 @@ async fn disks_may_grow_shrink_come_and_go() {
     ] {
         resize(&mut vm, disk, bytes);
         vm.churn(3);
-        let shipped = vm.sync(&pair, Mode::Compare).await.unwrap();
+        let shipped = vm.sync(pair, Mode::Compare).await.unwrap();
         assert!(shipped.changed_blocks < 60, "{disk} {bytes}: {shipped:?}");
     }
     vm.disks.pop();
     vm.changed.pop();
-    vm.sync(&pair, Mode::Full).await.unwrap();
+    vm.sync(pair, Mode::Full).await.unwrap();
     vm.disks.push(vec![7; 3 * BLOCK]);
     vm.changed.push(Default::default());
-    vm.sync(&pair, Mode::Compare).await.unwrap();
+    vm.sync(pair, Mode::Compare).await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
