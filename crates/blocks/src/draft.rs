@@ -299,6 +299,7 @@ impl Draft {
         loop {
             let (disks, edits) = self.checked_map(&store, root)?;
             store.inner.writer.flush()?;
+            store.upload()?;
             // The catalog is locked before a draft, everywhere.
             let mut catalog = store.inner.catalog.lock();
             let mut making = self.making()?;
@@ -310,7 +311,7 @@ impl Draft {
             let sequence = of_it.map(|one| one.state.sequence).max().unwrap_or(0) + 1;
             let state = InstanceState { time_ms, sequence, stored_bytes: making.stored_bytes, is_pinned: false };
             let instance = Arc::new(Instance { name: self.name.clone(), root: *root, state, disks });
-            instance.write(&*store.inner.storage)?;
+            store.write_instance(&instance)?;
             catalog.instances.insert(self.name.clone(), instance.clone());
             making.is_over = true;
             catalog.drafts.remove(&self.name);

@@ -53,9 +53,17 @@ pub enum Error {
     /// A flush failed before: what was written since the one before it may be lost.
     #[error("the store is poisoned: a flush failed, and it must be opened again")]
     Poisoned,
-    /// Another process uses the store.
-    #[error("the store is used by another process")]
+    /// Another process, or another directory of an object store, uses it.
+    #[error("the store is used by another process, or its object store by another directory")]
     Locked,
+    /// The object store cannot be reached, or refuses.
+    #[error("{what} failed")]
+    Away {
+        /// What was done.
+        what: &'static str,
+        /// What it said.
+        source: io::Error,
+    },
     /// A file could not be read or written.
     #[error("{what} failed")]
     Io {

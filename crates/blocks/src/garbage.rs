@@ -152,11 +152,17 @@ impl Store {
             }
             moved += self.inner.writer.move_here(&self.inner.index, &batch)?;
             self.inner.writer.flush()?;
+            self.upload()?;
         }
-        let name = pack::file_name(number);
-        let what = || format!("removing {}", self.inner.storage.shown(&name));
-        self.inner.storage.remove(&name).map_err(Error::io(what()))?;
-        self.inner.storage.sync_directory().map_err(Error::io(what()))?;
+        match self.inner.tier.as_ref().filter(|tier| tier.has(number)) {
+            Some(tier) => tier.remove_pack(&*self.inner.storage, number)?,
+            None => {
+                let name = pack::file_name(number);
+                let what = || format!("removing {}", self.inner.storage.shown(&name));
+                self.inner.storage.remove(&name).map_err(Error::io(what()))?;
+                self.inner.storage.sync_directory().map_err(Error::io(what()))?;
+            }
+        }
         collected.packs += 1;
         collected.moved_bytes += moved;
         collected.freed_bytes += bytes.saturating_sub(moved);

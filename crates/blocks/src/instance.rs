@@ -78,8 +78,8 @@ impl Instance {
         self.disks.iter().find(|disk| disk.size.key == key).ok_or(Error::NoDisk(key))
     }
 
-    /// Writes its file, durably.
-    pub(crate) fn write(&self, storage: &dyn Storage) -> Result<(), Error> {
+    /// What its file holds.
+    pub(crate) fn encode(&self) -> Result<String, Error> {
         let disk = |disk: &DiskMap| StoredDisk { size: disk.size, leaves: disk.leaves.iter().map(hex).collect() };
         let stored = Stored {
             version: 1,
@@ -88,7 +88,12 @@ impl Instance {
             disks: self.disks.iter().map(disk).collect(),
         };
         let json = serde_json::to_string(&stored).map_err(|error| Error::Invalid(error.to_string()))?;
-        let text = format!("{json}\n{:08x}\n", crc32c::crc32c(json.as_bytes()));
+        Ok(format!("{json}\n{:08x}\n", crc32c::crc32c(json.as_bytes())))
+    }
+
+    /// Writes its file, durably.
+    pub(crate) fn write(&self, storage: &dyn Storage) -> Result<(), Error> {
+        let text = self.encode()?;
         let (name, temporary) = (self.name.file(KIND), self.name.file("writing"));
         let what = || format!("writing {}", storage.shown(&name));
         let file = storage.create(&temporary).map_err(Error::io(what()))?;

@@ -19,6 +19,8 @@
 //! A leaf is content like a block, so instances that differ in little share nearly all of theirs. BLAKE3 over the leaves' hashes is the
 //! instance's *root*: it says what all its disks hold.
 //!
+//! With an object store besides, what is finished is there: `tier.rs`.
+//!
 //! # Promises
 //! - What [`Draft::flush`] returned for is there after `kill -9` and a loss of power. A torn end is cut, never read.
 //! - An instance that was committed has all its blocks. Garbage collection removes nothing that an instance, a draft or a call of
@@ -45,8 +47,10 @@ mod instance;
 mod names;
 mod pack;
 mod reader;
+mod remote;
 mod retention;
 mod store;
+mod tier;
 mod verify;
 mod writer;
 
@@ -59,6 +63,7 @@ pub use instance::{DiskSize, Instance, InstanceState};
 pub use names::Name;
 pub use pack::{Block, Form};
 pub use reader::{DiskReader, Run};
+pub use remote::{Remote, S3, S3Config};
 pub use retention::{INSTANCES_MAX, Rule, expired};
 pub use store::{Figures, Store};
 pub use verify::{Damage, Verified};

@@ -220,9 +220,14 @@ pub(crate) fn footer(entries: &Entries, end: u64) -> Vec<u8> {
 
 /// What a sealed pack has; none when it is not sealed.
 pub(crate) fn read_footer(file: &dyn StoredFile, pack: u32) -> std::io::Result<Option<Entries>> {
+    read_footer_of(file, pack, HEAD_BYTES)
+}
+
+/// `least` is where a footer can begin; that of one that begins at 0 tells of records elsewhere.
+fn read_footer_of(file: &dyn StoredFile, pack: u32, least: u64) -> std::io::Result<Option<Entries>> {
     let length = file.bytes()?;
     let mut tail = [0; TAIL_BYTES];
-    if length < HEAD_BYTES + TAIL_BYTES as u64 || file.read_at(length - TAIL_BYTES as u64, &mut tail)? < TAIL_BYTES {
+    if length < least + TAIL_BYTES as u64 || file.read_at(length - TAIL_BYTES as u64, &mut tail)? < TAIL_BYTES {
         return Ok(None);
     }
     let Some((magic, numbers)) = tail.split_first_chunk::<8>() else { return Ok(None) };
@@ -245,10 +250,15 @@ pub(crate) fn read_footer(file: &dyn StoredFile, pack: u32) -> std::io::Result<O
         let number = |at: usize| Some(u32::from_le_bytes(*numbers.get(at..)?.first_chunk()?));
         let form = read_form(numbers[12])?;
         let place = Place { pack, offset: number(0)?, plain_bytes: number(4)?, stored_bytes: number(8)?, form };
-        let fits = u64::from(place.offset) + place.record_bytes() <= start;
+        let fits = start == 0 || u64::from(place.offset) + place.record_bytes() <= start;
         fits.then_some((*hash, place))
     });
     Ok(entries.collect())
+}
+
+/// What a pack has, by a file that holds its footer and nothing else.
+pub(crate) fn read_footer_alone(file: &dyn StoredFile, pack: u32) -> std::io::Result<Option<Entries>> {
+    read_footer_of(file, pack, 0)
 }
 
 /// The whole records of a pack that is not sealed, and where they end.

@@ -15,6 +15,8 @@ use crate::format::{DISK_BYTES_MAX, block_count, decode_leaf, leaf_blocks};
 use crate::index::Index;
 use crate::instance::{self, DiskSize, Instance};
 use crate::pack::{self, Damaged};
+use crate::remote::Remote;
+use crate::tier::Tier;
 use crate::writer::Writer;
 use crate::{Error, Hash, Name, Rule, expired};
 
@@ -30,6 +32,8 @@ pub struct Store {
 pub(crate) struct Inner {
     pub(crate) storage: Arc<dyn Storage>,
     pub(crate) writer: Writer,
+    /// An object store, when there is one.
+    pub(crate) tier: Option<Tier>,
     // Held for look-ups, never while a file is read.
     pub(crate) index: RwLock<Index>,
     // Held for look-ups, and while an instance's file changes.
@@ -84,23 +88,33 @@ impl Store {
     /// # Errors
     /// [`Error::Locked`] when another process has it open; [`Error::Io`].
     pub fn open(directory: &Path) -> Result<Self, Error> {
-        let shown = directory.display();
-        std::fs::create_dir_all(directory).map_err(Error::io(format!("making {shown}")))?;
-        let lock = directory.join("lock");
-        let lock = File::create(&lock).map_err(Error::io(format!("making {}", lock.display())))?;
-        rustix::fs::flock(&lock, rustix::fs::FlockOperation::NonBlockingLockExclusive).map_err(|_| Error::Locked)?;
-        Self::open_in(Arc::new(Directory::new(directory.to_owned())), Some(lock))
+        let lock = lock(directory)?;
+        Self::open_in(Arc::new(Directory::new(directory.to_owned())), None, Some(lock))
+    }
+
+    /// Opens the store that keeps what is finished in an object store, and the rest in a directory.
+    ///
+    /// # Errors
+    /// [`Error::Locked`] when another process has the directory open, or another directory the object store; [`Error::Away`],
+    /// [`Error::Io`].
+    pub fn open_remote(directory: &Path, remote: Arc<dyn Remote>) -> Result<Self, Error> {
+        let lock = lock(directory)?;
+        Self::open_in(Arc::new(Directory::new(directory.to_owned())), Some(remote), Some(lock))
     }
 
     /// Opens the store in any storage, as that of tests which loses power.
     ///
     /// # Errors
     /// [`Error::Io`].
-    pub fn open_storage(storage: Arc<dyn Storage>) -> Result<Self, Error> {
-        Self::open_in(storage, None)
+    pub fn open_storage(storage: Arc<dyn Storage>, remote: Option<Arc<dyn Remote>>) -> Result<Self, Error> {
+        Self::open_in(storage, remote, None)
     }
 
-    fn open_in(storage: Arc<dyn Storage>, lock: Option<File>) -> Result<Self, Error> {
+    fn open_in(storage: Arc<dyn Storage>, remote: Option<Arc<dyn Remote>>, lock: Option<File>) -> Result<Self, Error> {
+        let tier = remote.map(|remote| Tier::open(remote, &*storage)).transpose()?;
+        if let Some(tier) = &tier {
+            tier.fetch_instances(&*storage, instance::KIND)?;
+        }
         let (mut index, mut catalog, mut packs) = (Index::default(), Catalog::default(), Vec::new());
         for file in storage.list().map_err(Error::io("listing the store"))? {
             if let Some(number) = pack::number_of(&file) {
@@ -127,15 +141,28 @@ impl Store {
                 storage.remove(&file).map_err(Error::io(format!("removing {file}")))?;
             }
         }
+        let uploaded = tier.as_ref().map(Tier::packs).unwrap_or_default();
+        packs.extend(uploaded.iter().filter(|number| !packs.contains(number)).copied().collect::<Vec<_>>());
         packs.sort_unstable();
         for number in &packs {
-            open_pack(&*storage, *number, &mut index)?;
+            match tier.as_ref().filter(|tier| tier.has(*number)) {
+                None => open_pack(&*storage, *number, &mut index)?,
+                Some(tier) => {
+                    let entries = tier.entries(&*storage, *number)?;
+                    if let Some(file) = tier.file(*number) {
+                        index.add_pack(*number, file, &entries);
+                    }
+                    // A crash came between its upload and its removal.
+                    let _ = storage.remove(&pack::file_name(*number));
+                }
+            }
         }
         let next = packs.last().map_or(0, |last| last + 1);
         let writer = Writer::new(storage.clone(), next);
         let inner = Inner {
             storage,
             writer,
+            tier,
             index: RwLock::new(index),
             catalog: Mutex::new(catalog),
             collecting: Mutex::new(()),
@@ -288,6 +315,9 @@ impl Store {
             return Err(Error::NoInstance(name.clone()));
         }
         let storage = &self.inner.storage;
+        if let Some(tier) = &self.inner.tier {
+            tier.remove_instance(&name.file(instance::KIND))?;
+        }
         storage.remove(&name.file(instance::KIND)).map_err(Error::io(format!("removing instance {name}")))?;
         storage.sync_directory().map_err(Error::io(format!("removing instance {name}")))?;
         if let Some(instance) = catalog.instances.remove(name) {
@@ -305,7 +335,7 @@ impl Store {
         let found = catalog.instances.get(name).ok_or_else(|| Error::NoInstance(name.clone()))?;
         let mut changed = Instance::clone(found);
         changed.state.is_pinned = is_pinned;
-        changed.write(&*self.inner.storage)?;
+        self.write_instance(&changed)?;
         catalog.instances.insert(name.clone(), Arc::new(changed));
         Ok(())
     }
@@ -319,6 +349,29 @@ impl Store {
         let removed = expired(&instances, rules);
         removed.iter().try_for_each(|name| self.remove(name))?;
         Ok(removed)
+    }
+
+    /// Writes the file of an instance, here and in the object store, which comes first: it counts.
+    pub(crate) fn write_instance(&self, instance: &Instance) -> Result<(), Error> {
+        if let Some(tier) = &self.inner.tier {
+            tier.put_instance(&instance.name.file(instance::KIND), instance.encode()?.into())?;
+        }
+        instance.write(&*self.inner.storage)
+    }
+
+    /// Brings all that was stored so far to the object store, when there is one.
+    pub(crate) fn upload(&self) -> Result<(), Error> {
+        let Some(tier) = &self.inner.tier else { return Ok(()) };
+        self.inner.writer.seal_open()?;
+        let mut packs: Vec<u32> = self.inner.index.read().packs.keys().copied().collect();
+        let open = self.inner.writer.open_pack();
+        packs.retain(|number| Some(*number) != open && !tier.has(*number));
+        packs.sort_unstable();
+        tier.upload(&*self.inner.storage, &packs, |number, file| {
+            if let Some(pack) = self.inner.index.write().packs.get_mut(&number) {
+                pack.file = file;
+            }
+        })
     }
 
     /// The plain bytes of something by its hash.
@@ -355,6 +408,16 @@ impl Store {
         let entries = decode_leaf(&self.read(hash)?).filter(|entries| entries.len() == count as usize);
         entries.ok_or_else(|| Error::Damaged { what: format!("leaf {}", crate::format::hex(hash)) })
     }
+}
+
+/// Makes the directory, and takes it for this process.
+fn lock(directory: &Path) -> Result<File, Error> {
+    let shown = directory.display();
+    std::fs::create_dir_all(directory).map_err(Error::io(format!("making {shown}")))?;
+    let lock = directory.join("lock");
+    let lock = File::create(&lock).map_err(Error::io(format!("making {}", lock.display())))?;
+    rustix::fs::flock(&lock, rustix::fs::FlockOperation::NonBlockingLockExclusive).map_err(|_| Error::Locked)?;
+    Ok(lock)
 }
 
 fn check_disks(disks: &[DiskSize]) -> Result<(), Error> {

@@ -119,7 +119,7 @@ struct Making {
 
 fn run(steps: Vec<Step>) {
     let mut disk = Disk::default();
-    let mut store = Store::open_storage(Arc::new(disk.clone())).unwrap();
+    let mut store = Store::open_storage(Arc::new(disk.clone()), None).unwrap();
     let mut instances: Vec<(Name, Content)> = Vec::new();
     let mut making: Option<Making> = None;
     let mut count = 0;
@@ -188,7 +188,7 @@ fn run(steps: Vec<Step>) {
                 if let Step::LosePower { seed } = step {
                     disk = disk.after_power_loss(&mut Random::new(seed));
                 }
-                store = Store::open_storage(Arc::new(disk.clone())).unwrap();
+                store = Store::open_storage(Arc::new(disk.clone()), None).unwrap();
                 // What was flushed of a draft is there; what was not may be, so after a loss of power a new one begins.
                 making = match (name, making) {
                     (Some(name), Some(before)) if is_clean => {
@@ -228,7 +228,7 @@ proptest! {
 
 /// Three instances, one removed, garbage collected: all that changes files. Ends at the first error, as the power has gone.
 fn work(disk: &Disk, committed: &mut Vec<(Name, Content)>) -> Result<(), Error> {
-    let store = Store::open_storage(Arc::new(disk.clone()))?;
+    let store = Store::open_storage(Arc::new(disk.clone()), None)?;
     let mut content = Content::new();
     for round in 0..3u32 {
         let name = Name::new("r", &format!("i{round}")).unwrap();
@@ -269,7 +269,7 @@ fn power_lost_anywhere_leaves_whole_instances() {
         let outcome = work(&disk, &mut committed);
         for seed in 0..4 {
             let after = disk.after_power_loss(&mut Random::new(seed));
-            let store = Store::open_storage(Arc::new(after)).unwrap();
+            let store = Store::open_storage(Arc::new(after), None).unwrap();
             let there = store.instances("r");
             // All but the last one were acknowledged before the power went.
             let acknowledged = committed.len().saturating_sub(usize::from(outcome.is_err()));

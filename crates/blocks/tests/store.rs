@@ -101,7 +101,7 @@ fn a_flipped_bit_is_found_named_and_healed() {
 #[test]
 fn damage_in_the_pack_that_was_being_written_costs_nothing_else() {
     let disk = Disk::default();
-    let store = Store::open_storage(Arc::new(disk.clone())).unwrap();
+    let store = Store::open_storage(Arc::new(disk.clone()), None).unwrap();
     commit(&store, "a", &[1, 2, 3]).unwrap();
     let killed = disk.after_kill();
     killed.tamper("pack.00000000", |bytes| {
@@ -109,7 +109,7 @@ fn damage_in_the_pack_that_was_being_written_costs_nothing_else() {
         let at = bytes.windows(64).position(|window| window == start).unwrap();
         bytes[at] ^= 1;
     });
-    let store = Store::open_storage(Arc::new(killed)).unwrap();
+    let store = Store::open_storage(Arc::new(killed), None).unwrap();
     assert_eq!((read(&store, "a", 0).unwrap(), read(&store, "a", 2).unwrap()), (content(1), content(3)));
     let verified = store.verify(&mut |_, _| {}).unwrap();
     let [damage] = &verified.damages[..] else { panic!("{verified:?}") };
@@ -119,7 +119,7 @@ fn damage_in_the_pack_that_was_being_written_costs_nothing_else() {
 #[test]
 fn a_full_disk_leaves_what_was_there_and_the_draft_goes_on() {
     let disk = Disk::default();
-    let store = Store::open_storage(Arc::new(disk.clone())).unwrap();
+    let store = Store::open_storage(Arc::new(disk.clone()), None).unwrap();
     commit(&store, "a", &[1, 2]).unwrap();
     let draft = store.begin(&name("b"), None, &[DISK]).unwrap();
     disk.set_space(Some(100_000));
@@ -141,7 +141,7 @@ fn a_full_disk_leaves_what_was_there_and_the_draft_goes_on() {
 #[test]
 fn after_a_failed_flush_nothing_is_accepted() {
     let disk = Disk::default();
-    let store = Store::open_storage(Arc::new(disk.clone())).unwrap();
+    let store = Store::open_storage(Arc::new(disk.clone()), None).unwrap();
     let draft = store.begin(&name("a"), None, &[DISK]).unwrap();
     draft.put(&[Block::of_plain(&content(1))]).unwrap();
     disk.fail_flushes_after(0);
