@@ -28,6 +28,7 @@ fn told(error: Error) -> StoreError {
         Error::NoDisk(_) => StoreError::NotFound("such disk"),
         Error::Exists(_) | Error::Invalid(_) => StoreError::Invalid(error.to_string()),
         Error::Full => StoreError::Full,
+        Error::Away { .. } => StoreError::Away(error.to_string()),
         Error::RootDiffers { .. } => StoreError::RootDiffers,
         Error::BlockMissing { .. } => {
             tracing::error!(%error, "a draft cannot be committed");
