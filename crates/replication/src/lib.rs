@@ -21,15 +21,37 @@
 //! * Nothing is sent that the destination has; zeroes never; what a break, a kill or a cancellation wastes is bounded ([`limit`]).
 //! * The same calls do for a first copy, an increment, a comparison, and going on after a break.
 
+pub mod engine;
 pub mod frame;
 pub mod limit;
+mod machine;
+mod operations;
+mod peer;
 pub mod receive;
 mod receive_blocks;
 mod receive_check;
 mod receive_store;
+pub mod record;
+mod recover;
+mod schedule;
+mod service;
+mod sessions;
+mod settings;
 pub mod ship;
 mod ship_map;
 mod ship_peer;
 mod ship_plan;
 mod ship_source;
 mod ship_unit;
+mod show;
+mod sites;
+pub mod states;
+mod sync;
+mod tell;
+mod turns;
+mod vapp;
+mod vault;
+mod verbs;
+
+pub use schedule::SYNCS_MAX;
+pub use service::{Config, REPLICATIONS_MAX, Replications};

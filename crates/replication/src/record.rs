@@ -339,7 +339,8 @@ pub(crate) mod tests {
     pub(crate) fn record() -> Record {
         let instance = "h4replica-0b54fb28-1a3e-4d27-9a6e-1d5d0ad6c3d1".to_owned();
         let known = Known { number: 7, disks: vec![(0, 1 << 30)] };
-        let cycles = Cycles { committed: Some(known.clone()), pending: Some(Pending { instance: instance.clone(), known }) };
+        let cycles =
+            Cycles { committed: Some(known.clone()), pending: Some(Pending { instance: instance.clone(), known }) };
         let error = StoredError { code: "X".into(), msg: "y".into(), args: vec!["z".into()] };
         Record {
             id: "ec991bd5-af9d-446a-8599-5b693842c4a3".into(),

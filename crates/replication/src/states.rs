@@ -148,7 +148,11 @@ mod tests {
             fits.map(Verb::name).collect::<Vec<_>>().join(" ")
         };
         for (state, is_paused, expected) in [
-            (RecoveryState::NotStarted, false, "sync pause reconfigure stop failover failoverTest migrate verify export"),
+            (
+                RecoveryState::NotStarted,
+                false,
+                "sync pause reconfigure stop failover failoverTest migrate verify export",
+            ),
             (RecoveryState::NotStarted, true, "resume reconfigure stop failover failoverTest migrate verify export"),
             (RecoveryState::InProgress, false, ""),
             (RecoveryState::Test, false, "sync pause reconfigure failoverTestCleanup verify export"),

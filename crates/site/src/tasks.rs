@@ -175,11 +175,27 @@ impl Tasks {
     where
         R: Future<Output = Result<Done, Error>> + Send + 'static,
     {
+        self.begin_as(uuid::random()?, asked, work).await
+    }
+
+    /// As [`Tasks::begin`], with an id that the caller has made: for who must tell others of the task before it is there.
+    ///
+    /// # Errors
+    /// As [`Tasks::begin`].
+    pub async fn begin_as<R>(
+        self: &Arc<Self>,
+        id: String,
+        asked: Asked,
+        work: impl FnOnce(Handle) -> R,
+    ) -> Result<declared::Task, Error>
+    where
+        R: Future<Output = Result<Done, Error>> + Send + 'static,
+    {
         if self.running.lock().len() >= RUNNING_MAX {
             let message = format!("{RUNNING_MAX} tasks are running: try again when some have ended");
             return Err(Error::new(ErrorKind::ServiceUnavailable, "lockstep.tasks.busy", message, Vec::new()));
         }
-        let record = Record::new(uuid::random()?, asked);
+        let record = Record::new(id, asked);
         let id = ResourceId::new(builtin::TASK, &*record.id);
         self.site.create_document(AUTHOR.into(), id, &record.to_document()).await.map_err(WriteError::into_error)?;
         let handle = Handle::new(&record);

@@ -44,13 +44,15 @@ pub fn code(error: &Error) -> (u16, &'static str) {
         ErrorKind::OperationNotFound => (404, "NotFound"),
         ErrorKind::InvalidRequest => (400, "BadRequest"),
         ErrorKind::InvalidArgument
-        | ErrorKind::AlreadyExists
         | ErrorKind::UnexpectedInput
         | ErrorKind::InvalidElementConfiguration
         | ErrorKind::InvalidElementType
         | ErrorKind::Unsupported
         | ErrorKind::UnverifiedPeer => (400, "InvalidArgument"),
-        ErrorKind::NotAllowedInCurrentState | ErrorKind::AlreadyInDesiredState | ErrorKind::FeatureInUse => {
+        ErrorKind::NotAllowedInCurrentState
+        | ErrorKind::AlreadyExists
+        | ErrorKind::AlreadyInDesiredState
+        | ErrorKind::FeatureInUse => {
             (409, "OperationNotAllowedInState")
         }
         ErrorKind::ConcurrentChange | ErrorKind::ResourceBusy | ErrorKind::ResourceInUse => {
