@@ -22,9 +22,11 @@
 //! * The same calls do for a first copy, an increment, a comparison, and going on after a break.
 
 pub mod engine;
+pub mod engine_qemu;
 pub mod frame;
 pub mod limit;
 mod machine;
+mod metrics;
 mod operations;
 mod peer;
 pub mod receive;

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use crate::server::{PASSWORD, Server, USER, eventually, root};
 
 /// How long something may take that is told from one server to the other.
-const SOON: Duration = Duration::from_secs(40);
+pub const SOON: Duration = Duration::from_secs(40);
 
 const PROVIDER: &str = "inventory";
 
@@ -20,7 +20,7 @@ fn free_port() -> u16 {
 }
 
 /// A site of that name, over TLS.
-fn site(name: &str, more: &[&str]) -> Server {
+pub fn site(name: &str, more: &[&str]) -> Server {
     let listen = format!("127.0.0.1:{}", free_port());
     let args = ["--site", name, "--listen", &listen, "--no-collect-host", "--no-sample-host"];
     Server::start_with(&[&args, more].concat())
@@ -50,7 +50,7 @@ fn spec(peer: &Server, name: &str, more: Value) -> Value {
     spec
 }
 
-fn link(here: &Server, peer: &Server, name: &str) -> String {
+pub fn link(here: &Server, peer: &Server, name: &str) -> String {
     let made = here.ok("POST", "/api/hvc/links", &spec(peer, name, json!({})));
     made.as_str().unwrap().to_owned()
 }
@@ -59,7 +59,7 @@ fn health(server: &Server, link: &str) -> Value {
     server.ok("GET", &format!("/api/hvc/links/{link}"), &Value::Null)
 }
 
-fn wait_for_health(server: &Server, link: &str, status: &str) -> Value {
+pub fn wait_for_health(server: &Server, link: &str, status: &str) -> Value {
     eventually(SOON, status, || Some(health(server, link)).filter(|info| info["connection_health_status"] == status))
 }
 

@@ -11,6 +11,7 @@ mod inventory;
 mod links;
 mod query;
 mod remote;
+mod replication;
 mod sdk;
 mod server;
 mod stats;
