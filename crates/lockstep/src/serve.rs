@@ -10,11 +10,13 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use clap::Args;
 use lockstep_agent::LibvirtAddress;
-use lockstep_api::MoreMetrics;
+use lockstep_api::{Elsewhere, MoreMetrics};
 use lockstep_feed::Feed;
 use lockstep_links::Links;
+use lockstep_replication::Replications;
 use lockstep_site::Site;
 use lockstep_site::table::Table;
+use lockstep_site::tasks::{self, Tasks};
 use lockstep_stats::Stats;
 use lockstep_vsphere::Collectors;
 use tokio::net::TcpListener;
@@ -23,6 +25,7 @@ use tracing_subscriber::EnvFilter;
 use crate::collector::ThisHost;
 use crate::in_process::InProcess;
 use crate::links::{self, LinksArgs};
+use crate::replication::{self, ReplicationArgs};
 use crate::stats::{Running, StatsArgs};
 use crate::{password, provider, stats};
 
@@ -90,8 +93,11 @@ pub struct ServeArgs {
     pub session_idle: u64,
     #[command(flatten)]
     pub stats: StatsArgs,
+    // Boxed, as those of stats.
     #[command(flatten)]
-    pub links: LinksArgs,
+    pub links: Box<LinksArgs>,
+    #[command(flatten)]
+    pub replication: Box<ReplicationArgs>,
     /// Log lines as JSON. What is logged: RUST_LOG, e.g. `info,lockstep_api=debug`.
     #[arg(long)]
     pub log_json: bool,
@@ -170,6 +176,8 @@ pub struct Server {
     pub stats: Arc<Stats>,
     links: Arc<Links>,
     collectors: Arc<Collectors>,
+    tasks: Arc<Tasks>,
+    replications: Arc<Replications>,
     table: Arc<Table>,
     listener: TcpListener,
     api: lockstep_api::ApiConfig,
@@ -219,8 +227,6 @@ impl Server {
         lockstep_vcenter::register(&mut table, host.clone().map(|host| host as Arc<dyn lockstep_vcenter::Switch>));
         let stats = stats::open(&args.stats, &args.data_dir, &site).await?;
         stats.register(&mut table);
-        let metrics = stats.clone();
-        let more_metrics = MoreMetrics(Arc::new(move |out: &mut String| metrics.write_metrics(out)));
 
         let tls = match (&args.tls_cert, &args.tls_key) {
             _ if args.plain_http => None,
@@ -238,17 +244,38 @@ impl Server {
         links::register(&links, &mut table);
         let collectors = Collectors::open(site.clone()).context("the collectors cannot be read")?;
         collectors.register(&mut table);
+        let tasks = Tasks::new(site.clone(), tasks::Limits::default());
+        tasks.register(&mut table);
+        let replications = replication::open(&args.replication, &args.data_dir, &site, &tasks, &links).await?;
+        replications.register(&mut table);
+        let metrics = (stats.clone(), replications.clone());
+        let more_metrics = MoreMetrics(Arc::new(move |out: &mut String| {
+            metrics.0.write_metrics(out);
+            metrics.1.write_metrics(out);
+        }));
+        let service = replications.clone();
+        let elsewhere = Elsewhere(Arc::new(move |context, site, operation, input| {
+            let service = service.clone();
+            Box::pin(async move { service.run_elsewhere(context, site, operation, input).await })
+        }));
         Ok(Self {
             url,
             site,
             stats,
             links,
             collectors,
+            host,
+            tasks,
+            replications,
             new_password,
             table: Arc::new(table),
             listener,
-            api: lockstep_api::ApiConfig { tls, more_metrics: Some(more_metrics), ..Default::default() },
-            host,
+            api: lockstep_api::ApiConfig {
+                tls,
+                more_metrics: Some(more_metrics),
+                elsewhere: Some(elsewhere),
+                ..Default::default()
+            },
             provider_dir: (!args.stats.no_sample_host).then(|| args.data_dir.clone()),
         })
     }
@@ -272,6 +299,8 @@ impl Server {
         };
         self.links.start().await;
         self.collectors.start();
+        self.tasks.start().await;
+        self.replications.start().await;
         let site = self.site.clone();
         let stopping = async move {
             stop.await;

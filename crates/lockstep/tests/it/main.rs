@@ -12,6 +12,7 @@ mod links;
 mod links_fire;
 mod query;
 mod remote;
+mod replication;
 mod sdk;
 mod server;
 mod stats;
