@@ -4,9 +4,14 @@
 //! are committed in the order of the stream: after an error all lines before the failed batch are in. A line that cannot be stored
 //! stops the stream there: nothing behind its batch goes in.
 //!
-//! Three batches are under way at a time: one goes into the view, the next into the journal, the one behind is being parsed. The
-//! stream is read no faster than that. What is planned before the view has the batch in front is guarded as ever, by the
-//! journal's preconditions: where the two touch the same resource, the later one is refused and planned again.
+//! # What runs at the same time
+//! Several batches are under way at a time: one goes into the view, the next into the journal, those behind are being parsed, so that
+//! neither a flush nor a slow batch leaves a core idle. The stream is read no faster than that.
+//!
+//! A batch is planned and handed to the journal when the one in front is durable, and not before: a batch can still be refused by
+//! the journal, then be planned again or fail, and none behind it may be in by then. It does not wait for the view. What it would see
+//! there is guarded by the journal's preconditions: where it changes a resource that batches in front have changed, it is refused,
+//! and planned again. Where it would leave one alone, nothing is changed and nothing guarded, so it waits for the view in that case.
 
 use std::borrow::Cow;
 use std::collections::hash_map::Entry;
@@ -15,7 +20,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use lockstep_contract::{Error, Privilege};
-use lockstep_journal::{Batch, Change, CommitError, Expect};
+use lockstep_journal::{Batch, Change, CommitError, Expect, Operation};
 use lockstep_model::{Document, Position, Registry, ResourceId, TypeDef, builtin};
 use serde::Deserialize;
 use serde_json::value::RawValue;
@@ -25,6 +30,9 @@ use tokio::task::JoinHandle;
 use crate::Site;
 use crate::caller::Caller;
 use crate::inventory::{ParentCache, WriteError, change_to, commit_error, demand_own, demand_unlinked, nearest_parent};
+
+#[cfg(test)]
+mod tests;
 
 /// Lines of a batch unless the caller wants fewer.
 pub const BATCH_LINES_DEFAULT: usize = 1000;
@@ -113,16 +121,25 @@ pub struct Importer {
     gathering: Lines,
     /// The batches under way, the oldest first.
     committing: VecDeque<JoinHandle<Result<Report, Error>>>,
-    /// What the newest of them will say once it has been handed to the journal.
-    handed_over: Option<oneshot::Receiver<Pending>>,
+    /// What the newest of them will say once it is durable.
+    durable: Option<oneshot::Receiver<InFront>>,
     report: Report,
 }
 
-/// Batches that are being committed at a time.
+/// Batches that are being committed at a time, the one being parsed among them.
 const COMMITTING_MAX: usize = 2;
 
-/// The nearest parents of a batch's resources: what the next one needs to know before the view does.
-type Pending = HashMap<ResourceId, Option<ResourceId>>;
+/// The parents of a batch's resources, the nearest first: what later ones need to know before the view does.
+type Pending = HashMap<ResourceId, Arc<[ResourceId]>>;
+
+/// The batches in front that the view may not have yet; all are durable.
+#[derive(Default)]
+struct InFront {
+    /// The newest first.
+    pending: Vec<Arc<Pending>>,
+    /// The newest one's position: a view that has reached it has them all.
+    position: Position,
+}
 
 impl Importer {
     /// An import into `site`, in the name of `caller`, who must be allowed to write.
@@ -135,7 +152,7 @@ impl Importer {
             partial: Vec::new(),
             gathering: Lines::default(),
             committing: VecDeque::new(),
-            handed_over: None,
+            durable: None,
             report: Report::default(),
         }
     }
@@ -163,9 +180,16 @@ impl Importer {
         }
         self.partial.extend_from_slice(chunk);
         if self.partial.len() > LINE_BYTES_MAX {
-            return Err(line_error(self.gathering.last + 1, &too_long()));
+            return self.refuse_line(self.gathering.last.max(self.report.lines) + 1).await;
         }
         Ok(())
+    }
+
+    /// Gives the import up: waits for the batches under way, so that [`Importer::report`] says what is in, and drops what was
+    /// gathered behind them.
+    pub async fn abandon(&mut self) {
+        // Why one of them failed is of no interest any more; those behind it fail with it.
+        let _ = self.settle(0).await;
     }
 
     /// Takes the end of the stream, and waits until everything is committed.
@@ -186,7 +210,8 @@ impl Importer {
         let lines = &mut self.gathering;
         lines.last = lines.last.max(self.report.lines) + 1;
         if line.len() > LINE_BYTES_MAX {
-            return Err(line_error(lines.last, &too_long()));
+            let line = lines.last;
+            return self.refuse_line(line).await;
         }
         if !line.iter().all(u8::is_ascii_whitespace) {
             let start = lines.text.len();
@@ -197,6 +222,13 @@ impl Importer {
             self.close_batch().await?;
         }
         Ok(())
+    }
+
+    /// Refuses a line that is too long, unless one before it is refused as well.
+    async fn refuse_line(&mut self, line: u64) -> Result<(), Error> {
+        self.settle(0).await?;
+        let text = format!("the line is longer than {LINE_BYTES_MAX} bytes");
+        Err(line_error(line, &Error::invalid_argument("lockstep.import.line", "", &text)))
     }
 
     /// Starts parsing what was gathered, waits for a place, and starts to commit.
@@ -211,15 +243,15 @@ impl Importer {
         self.settle(COMMITTING_MAX - 1).await?;
         let (site, author, on_existing) = (self.site.clone(), self.caller.name(), self.options.on_existing);
         let (tell, told) = oneshot::channel();
-        let in_front = self.handed_over.replace(told);
+        let in_front = self.durable.replace(told);
         self.committing.push_back(tokio::spawn(async move {
             let parsed = parsing.await.map_err(|_| Error::internal())??;
-            let pending = match in_front {
+            let in_front = match in_front {
                 // Gone without a word: the batch in front has failed, and says why itself.
                 Some(in_front) => in_front.await.map_err(|_| Error::internal())?,
-                None => Pending::new(),
+                None => InFront::default(),
             };
-            let mut report = commit(&site, author, parsed, on_existing, pending, tell).await?;
+            let mut report = commit(&site, author, parsed, on_existing, in_front, tell).await?;
             report.lines = last;
             Ok(report)
         }));
@@ -245,10 +277,6 @@ impl Importer {
         }
         Ok(())
     }
-}
-
-fn too_long() -> Error {
-    Error::invalid_argument("lockstep.import.line", "", &format!("the line is longer than {LINE_BYTES_MAX} bytes"))
 }
 
 /// The error with the line's number in front of its text.
@@ -281,14 +309,6 @@ struct Understood {
     resources: Vec<Parsed>,
     /// Where each resource stands in `resources`.
     by_id: HashMap<ResourceId, usize>,
-}
-
-impl Understood {
-    /// What the next batch needs to know of this one.
-    fn pending(&self) -> Pending {
-        let one = |one: &Parsed| (one.id.clone(), nearest_parent(&one.type_def, &one.document).cloned());
-        self.resources.iter().map(one).collect()
-    }
 }
 
 fn parse(lines: Lines, registry: Arc<Registry>, may_register: bool) -> Result<Understood, Error> {
@@ -332,50 +352,62 @@ fn parse_line(text: &[u8], line: u64, registry: &Registry, may_register: bool) -
     Ok(Parsed { id, document, type_def: type_def.clone(), line })
 }
 
+/// Commits a batch, tells the one behind it, and waits until the view has it.
 async fn commit(
     site: &Arc<Site>,
     author: Arc<str>,
     mut batch: Understood,
     on_existing: OnExisting,
-    in_front: Pending,
-    tell: oneshot::Sender<Pending>,
+    mut in_front: InFront,
+    tell: oneshot::Sender<InFront>,
 ) -> Result<Report, Error> {
-    let mut tell = Some(tell);
     let mut last_conflict = None;
     for _ in 0..TRIES_MAX {
-        let pending = tell.as_ref().map(|_| batch.pending());
-        let (changes, report) = plan(site, &mut batch, on_existing, &in_front)?;
-        let committing = (!changes.is_empty())
-            .then(|| site.begin_commit(Batch { author: author.clone(), changes, relies_on: Vec::new() }));
-        if let Some((tell, pending)) = tell.take().zip(pending) {
-            // Nobody listens when this is the last batch.
-            let _ = tell.send(pending);
-        }
-        let Some(committing) = committing else {
-            return Ok(Report { position: site.position(), ..report });
-        };
-        match committing.await {
-            Ok(position) => return Ok(Report { position, ..report }),
-            Err(conflict @ CommitError::Conflict { .. }) => {
-                last_conflict = Some(conflict);
+        match plan(site, &mut batch, on_existing, &in_front)? {
+            Plan::Commit { changes, report, pending } => {
+                if changes.is_empty() {
+                    // Nobody listens when this is the last batch.
+                    let _ = tell.send(in_front);
+                    return Ok(Report { position: site.position(), ..report });
+                }
+                match site.submit(Batch { author: author.clone(), changes, relies_on: Vec::new() }).await {
+                    Ok(position) => {
+                        in_front.pending.insert(0, Arc::new(pending));
+                        in_front.pending.truncate(COMMITTING_MAX - 1);
+                        let _ = tell.send(InFront { pending: in_front.pending, position });
+                        site.reach(position).await.map_err(|e| commit_error(&e))?;
+                        return Ok(Report { position, ..report });
+                    }
+                    Err(conflict @ CommitError::Conflict { .. }) => last_conflict = Some(conflict),
+                    Err(error) => return Err(commit_error(&error)),
+                }
                 site.catch_up().await;
-                let again = move || parse(batch.lines, batch.registry, batch.may_register);
-                batch = tokio::task::spawn_blocking(again).await.map_err(|_| Error::internal())??;
             }
-            Err(error) => return Err(commit_error(&error)),
+            Plan::Wait => site.reach(in_front.position).await.map_err(|e| commit_error(&e))?,
         }
+        let again = move || parse(batch.lines, batch.registry, batch.may_register);
+        batch = tokio::task::spawn_blocking(again).await.map_err(|_| Error::internal())??;
     }
     Err(last_conflict.map_or_else(Error::internal, |conflict| commit_error(&conflict)))
 }
 
-/// The changes for what the view has, and what they will have done. Takes the documents out of the batch.
-fn plan(
-    site: &Site,
-    batch: &mut Understood,
-    on_existing: OnExisting,
-    in_front: &Pending,
-) -> Result<(Vec<(Change, Expect)>, Report), Error> {
+/// What a batch comes to.
+enum Plan {
+    Commit {
+        changes: Vec<(Change, Expect)>,
+        /// What they will have done.
+        report: Report,
+        pending: Pending,
+    },
+    /// The view does not have yet what the batch depends on.
+    Wait,
+}
+
+/// The changes for what the view has. Takes the documents and ids out of the batch.
+fn plan(site: &Site, batch: &mut Understood, on_existing: OnExisting, in_front: &InFront) -> Result<Plan, Error> {
     let view = site.view();
+    // With what the view has by itself, nothing needs to be known of the batches in front.
+    let in_front = if view.position() < in_front.position { &in_front.pending[..] } else { &[] };
     let mut report = Report::default();
     let mut changes = Vec::with_capacity(batch.resources.len());
     // Parents first, from documents that are all still there.
@@ -383,33 +415,42 @@ fn plan(
         let (resources, by_id) = (&batch.resources, &batch.by_id);
         let not_in_view = |id: &ResourceId| match by_id.get(id) {
             Some(at) => Some(nearest_parent(&resources[*at].type_def, &resources[*at].document).cloned()),
-            None => in_front.get(id).cloned(),
+            None => in_front.iter().find_map(|pending| pending.get(id)).map(|parents| parents.first().cloned()),
         };
         let mut cache = ParentCache::new(not_in_view);
         resources.iter().map(|one| cache.parents(&view, &one.type_def, &one.document)).collect()
     };
-    for (one, parents) in batch.resources.iter_mut().zip(parents) {
-        let exists = view.modified(&one.id).is_some();
-        match on_existing {
-            OnExisting::Fail if exists => {
-                return Err(line_error(one.line, &WriteError::Exists(one.id.clone()).into_error()));
-            }
-            OnExisting::Skip if exists => {
-                report.skipped += 1;
-                continue;
-            }
-            OnExisting::Replace if exists => {
-                demand_own(&view, &one.id).map_err(|e| line_error(one.line, &e.into_error()))?;
-            }
-            OnExisting::Replace | OnExisting::Skip | OnExisting::Fail => {}
+    let pending = batch.by_id.drain().map(|(id, at)| (id, parents[at].clone())).collect();
+    for (one, parents) in batch.resources.drain(..).zip(parents) {
+        let Parsed { id, document, line, .. } = one;
+        let exists = view.modified(&id).is_some();
+        let refused = match on_existing {
+            OnExisting::Fail if exists => Some(WriteError::Exists(id.clone())),
+            OnExisting::Replace if exists => demand_own(&view, &id).err(),
+            OnExisting::Replace | OnExisting::Skip | OnExisting::Fail => None,
+        };
+        let is_changing = exists && in_front.iter().any(|pending| pending.contains_key(&id));
+        // It is about to change: what it is in the view must not decide whether it is refused, left out or found to be as wanted. And an
+        // error is told of the first line that has one, which may be one that the batches in front make wrong.
+        if is_changing || (refused.is_some() && !in_front.is_empty()) {
+            return Ok(Plan::Wait);
         }
-        match change_to(&view, one.id.clone(), std::mem::take(&mut one.document), parents) {
-            Some(change) => {
-                changes.push(change);
-                if exists { report.replaced += 1 } else { report.created += 1 }
-            }
-            None => report.unchanged += 1,
+        if let Some(refused) = refused {
+            return Err(line_error(line, &refused.into_error()));
+        }
+        if exists && on_existing == OnExisting::Skip {
+            report.skipped += 1;
+            continue;
+        }
+        if !exists {
+            report.created += 1;
+            changes.push((Change { id, operation: Operation::Create(document), parents }, Expect::Absent));
+        } else if let Some(change) = change_to(&view, id, document, parents) {
+            report.replaced += 1;
+            changes.push(change);
+        } else {
+            report.unchanged += 1;
         }
     }
-    Ok((changes, report))
+    Ok(Plan::Commit { changes, report, pending })
 }
