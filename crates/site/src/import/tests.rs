@@ -236,6 +236,7 @@ fn a_line_is_read_in_any_order_of_its_members_and_what_is_wrong_is_named() {
     check(r#"{"properties":{},"type":"Folder","id":"x","properties":{}}"#, "duplicate field `properties`");
     check(r#"{"type":"Folder","id":"x","properties":{},"more":1}"#, "unknown field `more`");
     check(r#"{"type":"Folder","id":"","properties":{}}"#, "id");
+    check(r#"["Folder","x",{}]"#, "expected an object");
     assert_eq!(house.state(), BTreeMap::new());
     let escaped = r#"{"id":"f\u0031","properties":{"n\u0061me":"3\u0037"},"type":"F\u006flder"}"#;
     house.import(escaped, OnExisting::Fail, 1).0.unwrap();
