@@ -128,8 +128,9 @@ pub struct Importer {
     report: Report,
 }
 
-/// Batches that are being committed at a time, the one being parsed among them.
-const COMMITTING_MAX: usize = 2;
+/// Batches that are being committed at a time, the one being parsed among them. With two, a core waited whenever a flush or a batch took
+/// longer than usual.
+const COMMITTING_MAX: usize = 4;
 
 /// The parents of a batch's resources, the nearest first: what later ones need to know before the view does.
 type Pending = HashMap<ResourceId, Arc<[ResourceId]>>;
