@@ -2,9 +2,9 @@
 
 CARGO ?= cargo
 
-.PHONY: demo build test tools lint unit clean-tools bench
+.PHONY: demo build test tools lint unit bench fuzz
 
-demo: build ## A server with a generated inventory that keeps changing.
+demo: build ## Two linked sites with generated inventories that keep changing.
 	target/release/lockstep demo
 
 build:
@@ -26,3 +26,8 @@ unit:
 bench: ## The comparison of docs/benchmarks.md; takes a while.
 	$(CARGO) build --release -p lockstep -p lockstep-bench
 	target/release/lockstep-bench --help
+
+FUZZ_SECONDS ?= 60
+
+fuzz: ## What parses bytes of others, fed with made-up ones; needs cargo-fuzz.
+	for target in $$(cargo fuzz list); do RUSTC_BOOTSTRAP=1 cargo fuzz run $$target -- -max_total_time=$(FUZZ_SECONDS) || exit 1; done

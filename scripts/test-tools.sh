@@ -46,33 +46,80 @@ if ! command -v qemu-system-x86_64 >/dev/null; then
   fi
 fi
 
-# VictoriaMetrics and Prometheus, which the points of stats are sent to and read from. Where services run, the packages would start
-# one each, on the ports that a server of the host's own may need: a policy keeps them from it, and both stay disabled.
+# Packages of servers. Where services run they would start one each, on the ports that a server of the host's own may need: a policy keeps
+# them from it, and they stay disabled.
+install_without_starting() {
+  if [ "$(id -u)" != 0 ] || ! command -v apt-get >/dev/null; then
+    echo "test-tools: no $*, and no right to install it: its tests will be skipped" >&2
+    return
+  fi
+  (
+    export DEBIAN_FRONTEND=noninteractive
+    policy=/usr/sbin/policy-rc.d
+    if [ ! -e "$policy" ]; then
+      trap 'rm -f "$policy"' EXIT
+      printf '#!/bin/sh\nexit 101\n' >"$policy"
+      chmod 755 "$policy"
+    fi
+    apt-get -o DPkg::Lock::Timeout=300 update -qq || true
+    for package in "$@"; do
+      if apt-get -o DPkg::Lock::Timeout=300 install -y -qq --no-install-recommends "$package" >/dev/null; then
+        if command -v systemctl >/dev/null; then
+          systemctl disable -q --now "$package.service" 2>/dev/null || true
+        fi
+      else
+        echo "test-tools: $package cannot be installed: its tests will be skipped" >&2
+      fi
+    done
+  )
+}
+
+# VictoriaMetrics and Prometheus, which the points of stats are sent to and read from.
 missing=""
 command -v victoria-metrics >/dev/null || missing="$missing victoria-metrics"
 command -v prometheus >/dev/null || missing="$missing prometheus"
-if [ -n "$missing" ]; then
+# The words are names of packages.
+# shellcheck disable=SC2086
+[ -z "$missing" ] || install_without_starting $missing
+
+# libvirtd with its test driver. It is not started as a service.
+if ! command -v libvirtd >/dev/null || ! command -v virsh >/dev/null; then
+  install_without_starting libvirt-daemon libvirt-clients
+fi
+
+# vCenter's simulator and the client `govc`, for the collector of vCenters. Debian packages neither program, but their source and the
+# library: both are built from the source package, about a minute and a half, and only what was built is kept.
+if [ ! -x .tools/vcsim/bin/vcsim ] || [ ! -x .tools/vcsim/bin/govc ]; then
   if [ "$(id -u)" != 0 ] || ! command -v apt-get >/dev/null; then
-    echo "test-tools: no$missing, and no right to install it: its tests will be skipped" >&2
+    echo "test-tools: no vcsim, and no right to install what builds it: its tests will be skipped" >&2
   else
     (
+      set -e
       export DEBIAN_FRONTEND=noninteractive
-      policy=/usr/sbin/policy-rc.d
-      if [ ! -e "$policy" ]; then
-        trap 'rm -f "$policy"' EXIT
-        printf '#!/bin/sh\nexit 101\n' >"$policy"
-        chmod 755 "$policy"
-      fi
+      work=$(mktemp -d)
+      trap 'chmod -R u+w "$work"; rm -rf "$work"' EXIT
+      chmod 755 "$work"
       apt-get -o DPkg::Lock::Timeout=300 update -qq || true
-      for package in $missing; do
-        if apt-get -o DPkg::Lock::Timeout=300 install -y -qq --no-install-recommends "$package" >/dev/null; then
-          if command -v systemctl >/dev/null; then
-            systemctl disable -q --now "$package.service" 2>/dev/null || true
-          fi
-        else
-          echo "test-tools: $package cannot be installed: its tests will be skipped" >&2
-        fi
+      apt-get -o DPkg::Lock::Timeout=300 install -y -qq --no-install-recommends \
+        golang-go golang-github-vmware-govmomi-dev golang-github-kr-pretty-dev dpkg-dev >/dev/null
+      mkdir -p "$work/lists/partial" "$work/cache/archives/partial" .tools/vcsim/bin
+      key=$(dpkg -L debian-archive-keyring | grep -m1 'keyrings/debian-archive-keyring\.')
+      . /etc/os-release
+      apt-get indextargets --format '$(REPO_URI) $(RELEASE)' 'Identifier: Packages' |
+        awk -v release="$VERSION_CODENAME" '$2 == release' | sort -u | head -1 |
+        while read -r uri release; do echo "deb-src [signed-by=$key] $uri $release main"; done >"$work/sources.list"
+      apt="apt-get -o Dir::Etc::sourcelist=$work/sources.list -o Dir::Etc::sourceparts=- -o Dir::State::lists=$work/lists -o Dir::Cache=$work/cache"
+      $apt update -qq
+      (cd "$work" && $apt source -qq --download-only golang-github-vmware-govmomi && dpkg-source -x --no-check golang-github-vmware-govmomi_*.dsc src >/dev/null)
+      mkdir -p "$work/go/src/github.com/vmware"
+      mv "$work/src" "$work/go/src/github.com/vmware/govmomi"
+      export GO111MODULE=off GOFLAGS= GOCACHE="$work/gocache"
+      GOPATH="$work/go:$(dpkg -L golang-github-vmware-govmomi-dev | grep -m1 '/gocode$')"
+      export GOPATH
+      for program in vcsim govc; do
+        go build -o "$work/$program" "github.com/vmware/govmomi/$program"
+        mv "$work/$program" ".tools/vcsim/bin/$program"
       done
-    )
+    ) || echo "test-tools: vcsim cannot be built: its tests will be skipped" >&2
   fi
 fi

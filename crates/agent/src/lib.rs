@@ -15,7 +15,7 @@
 //! | `HostSystem` | the machine | machine-id, else the DMI UUID, else the host name; hashed |
 //! | `Datastore` | a mounted file system of a block device | the host and the mount point |
 //! | `Network` | a bridge, and a physical interface that is in no bridge or bond | the host and the interface name |
-//! | `VirtualMachine` | a QEMU process | its `-uuid`, else the host and its `-name`, else its command line |
+//! | `VirtualMachine` | a QEMU process, a domain of libvirt, or both | its `-uuid`, else the host and its `-name`, else its command line |
 //!
 //! An id is the same after a restart of the collector, of the VM, and of the machine; it never holds a pid, and the
 //! machine-id, which is meant to stay private to its machine, is only ever used hashed. The list is the whole truth
@@ -50,7 +50,8 @@
 //! # How it is laid out
 //! `tree` reads files below the root. `host` is the machine (`cpu`, `memory`, `disks`, `datastores`, `nics`, `addresses`,
 //! `networks`), `qemu` the virtual machines: `process` finds them, `cmdline` splits their arguments, `guest`, `blocks` and
-//! `netdevs` understand them, `image` reads the size of a disk, `monitor` asks QMP, `vm` puts the resource together. `sample` builds on
+//! `netdevs` understand them, `image` reads the size of a disk, `monitor` asks QMP, `vm` puts the resource together; `libvirt` knows
+//! those that do not run. `sample` builds on
 //! them; `provider` drives it, between `upstream`, the server, and `spool`.
 //!
 //! Reading and sampling are synchronous: one `read` of a machine takes some milliseconds, so call it from a blocking thread.
@@ -58,6 +59,7 @@
 
 mod host;
 mod identity;
+mod libvirt;
 mod observed;
 pub mod provider;
 mod qemu;
@@ -68,5 +70,6 @@ pub mod spool;
 mod tree;
 pub mod upstream;
 
+pub use libvirt::{Address as LibvirtAddress, AddressError as LibvirtAddressError};
 pub use observed::Observed;
 pub use reader::{HostReader, ReadError};

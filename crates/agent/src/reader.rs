@@ -9,7 +9,8 @@ use crate::host::addresses::{self, Addresses};
 use crate::host::datastores::Datastores;
 use crate::host::{self, networks};
 use crate::identity::host_id;
-use crate::observed::Observed;
+use crate::libvirt::{self, Libvirt};
+use crate::observed::{Observed, Properties};
 use crate::qemu::vm::{self, Answers, Surroundings};
 use crate::tree::Tree;
 
@@ -25,6 +26,7 @@ pub struct HostReader {
     answers: Answers,
     // By datastore id. Held for a look-up.
     free_bytes: Mutex<HashMap<String, u64>>,
+    libvirt: Option<Libvirt>,
 }
 
 /// Why a machine cannot be read.
@@ -54,7 +56,18 @@ impl HostReader {
     /// addresses.
     #[must_use]
     pub fn with_root(root: impl Into<PathBuf>) -> Self {
-        Self { tree: Tree::new(root.into()), answers: Answers::default(), free_bytes: Mutex::default() }
+        Self { tree: Tree::new(root.into()), answers: Answers::default(), free_bytes: Mutex::default(), libvirt: None }
+    }
+
+    /// Reads libvirt's domains too, those that do not run among them; without an address, those of QEMU's driver where the machine has a daemon.
+    ///
+    /// `changed` is called on a thread when libvirt has news, so that a reading can follow at once. A reading never waits for libvirt:
+    /// it takes what was told last.
+    #[must_use]
+    pub fn with_libvirt(mut self, address: Option<libvirt::Address>, changed: impl Fn() + Send + 'static) -> Self {
+        let address = address.unwrap_or_else(|| libvirt::Address::of_machine(&self.tree.path("")));
+        self.libvirt = Some(Libvirt::follow(address, Box::new(changed)));
+        self
     }
 
     /// Looks at the machine once: the host first, then its datastores, its networks, and its virtual machines.
@@ -83,7 +96,18 @@ impl HostReader {
             datastores: &datastores,
             networks: &networks,
         };
-        let machines = vm::read(tree, &around, &self.answers);
+        let mut machines = vm::read(tree, &around, &self.answers);
+        if let Some(libvirt) = &self.libvirt {
+            let domains = libvirt.domains();
+            observed[0].properties.extend(connection(domains.is_current));
+            for domain in domains.list {
+                let id = domain.id();
+                match machines.iter_mut().find(|machine| machine.id == id) {
+                    Some(machine) => drop(machine.properties.insert("libvirt".to_owned(), domain.management())),
+                    None => machines.push(domain.into_observed(tree, &around)),
+                }
+            }
+        }
         for datastore in datastores.list {
             let free_bytes = datastore.space_bytes.map(|(capacity, free)| self.steady(&datastore.id, capacity, free));
             observed.push(datastore.into_observed(&host_id, &host_name, free_bytes));
@@ -102,6 +126,14 @@ impl HostReader {
         }
         *last
     }
+}
+
+/// What the host says of its libvirt.
+fn connection(is_connected: Option<bool>) -> serde_json::Map<String, serde_json::Value> {
+    let (mut properties, mut libvirt) = (Properties::default(), Properties::default());
+    libvirt.set("connected", is_connected);
+    properties.set_structure("libvirt", libvirt);
+    properties.into_map()
 }
 
 impl Default for HostReader {

@@ -63,6 +63,7 @@ const OF_HOST: [(&str, &[&str]); 3] = [
             "datastores",
             "networks",
             "qemu",
+            "libvirt",
         ],
     ),
     (
@@ -97,6 +98,7 @@ const HOST: &[&str] = &[
     "disks",
     "nics",
     "datastores",
+    "libvirt",
 ];
 
 /// Set when the resource is created, and somebody else's afterwards.
@@ -112,7 +114,7 @@ pub fn plan(observed: &[Observed], stored: &Stored<'_>, of_host: &OfHost<'_>) ->
         match stored(one.resource_type, &one.id) {
             None => writes.push(Write::Create { resource_type, id, properties: one.properties.clone() }),
             Some(before) => {
-                let properties = differences(&before, &one.properties, owned(one.resource_type));
+                let properties = differences(&before, &one.properties, kept(one.resource_type));
                 if !properties.is_empty() {
                     writes.push(Write::Patch { resource_type, id, properties });
                 }
@@ -122,12 +124,26 @@ pub fn plan(observed: &[Observed], stored: &Stored<'_>, of_host: &OfHost<'_>) ->
     let present: HashSet<(&str, &str)> = observed.iter().map(|o| (o.resource_type, &*o.id)).collect();
     for host in observed.iter().filter(|o| o.resource_type == "HostSystem") {
         for (resource_type, _) in OF_HOST {
-            let gone =
+            let missing =
                 of_host(resource_type, &host.id).into_iter().filter(|id| !present.contains(&(resource_type, &**id)));
+            let gone = missing.filter(|id| {
+                let is_of_libvirt = || stored(resource_type, id).is_some_and(|one| one.contains_key("libvirt"));
+                // Nobody but libvirt knows of a machine that does not run.
+                is_libvirt_connected(host) || !is_of_libvirt()
+            });
             writes.extend(gone.map(|id| Write::Delete { resource_type: resource_type.to_owned(), id }));
         }
     }
     writes
+}
+
+fn is_libvirt_connected(host: &Observed) -> bool {
+    host.properties.get("libvirt").is_some_and(|libvirt| libvirt["connected"] == true)
+}
+
+/// The properties of an existing resource that the collector keeps as observed.
+pub fn kept(resource_type: &str) -> impl Iterator<Item = &'static str> {
+    owned(resource_type).iter().copied().filter(|name| !ON_CREATE_ONLY.contains(name))
 }
 
 fn owned(resource_type: &str) -> &'static [&'static str] {
@@ -135,9 +151,13 @@ fn owned(resource_type: &str) -> &'static [&'static str] {
 }
 
 /// The leaves in which what the collector owns differs.
-fn differences(before: &Map<String, Value>, after: &Map<String, Value>, owned: &[&str]) -> Map<String, Value> {
+fn differences(
+    before: &Map<String, Value>,
+    after: &Map<String, Value>,
+    kept: impl Iterator<Item = &'static str>,
+) -> Map<String, Value> {
     let mut out = Map::new();
-    let names: BTreeSet<&str> = owned.iter().copied().filter(|name| !ON_CREATE_ONLY.contains(name)).collect();
+    let names: BTreeSet<&str> = kept.collect();
     for name in names {
         compare(before.get(name), after.get(name), name, &mut out);
     }
@@ -180,6 +200,24 @@ mod tests {
 
     fn observed(resource_type: &'static str, id: &str, properties: Value) -> Observed {
         Observed { resource_type, id: id.to_owned(), properties: object(properties) }
+    }
+
+    #[test]
+    fn what_only_libvirt_knows_goes_when_libvirt_says_so() {
+        let stored = |_: &str, id: &str| {
+            Some(object(if id == "of-libvirt" { json!({"libvirt": {"state": "SHUTOFF"}}) } else { json!({}) }))
+        };
+        let of_host = |t: &str, _: &str| match t {
+            "VirtualMachine" => vec!["of-libvirt".to_owned(), "other".to_owned()],
+            _ => Vec::new(),
+        };
+        let deleted = |libvirt: Value| -> Vec<String> {
+            let writes = plan(&[observed("HostSystem", "h", libvirt)], &stored, &of_host);
+            writes.into_iter().filter_map(|w| if let Write::Delete { id, .. } = w { Some(id) } else { None }).collect()
+        };
+        assert_eq!(deleted(json!({"libvirt": {"connected": true}})), ["of-libvirt", "other"]);
+        assert_eq!(deleted(json!({"libvirt": {"connected": false}})), ["other"]);
+        assert_eq!(deleted(json!({})), ["other"]);
     }
 
     #[test]

@@ -8,6 +8,7 @@ mod compare;
 mod data;
 mod expected;
 mod feed;
+mod files;
 mod floor;
 mod http;
 mod import;
@@ -16,6 +17,7 @@ mod latency;
 mod postgres;
 mod process;
 mod queries;
+mod replication;
 mod report;
 mod serve;
 mod stats;
@@ -54,6 +56,7 @@ enum Command {
     Import(import::ImportArgs),
     Floor(floor::FloorArgs),
     Stats(stats::StatsCommand),
+    Replication(replication::ReplicationArgs),
     /// The bare epoll loop that `feed --baseline` starts.
     #[command(hide = true)]
     Baseline(feed::baseline::BaselineArgs),
@@ -84,6 +87,7 @@ fn run(cli: &Cli) -> anyhow::Result<Report> {
         Command::Import(args) => import::run(args)?,
         Command::Floor(args) => floor::run(args)?,
         Command::Stats(args) => stats::run(args)?,
+        Command::Replication(args) => replication::run(args)?,
         Command::Baseline(args) => feed::baseline::run(args).map(|()| Report::default())?,
     };
     if let Some(path) = &cli.json {

@@ -6,7 +6,7 @@
 //! # What is where
 //! | what | kept in | as |
 //! |---|---|---|
-//! | links | the journal | `Link`; the token sealed with the key in `seal-key` ([`seal`]) |
+//! | links | the journal | `Link`; the token sealed with the key in `seal-key` ([`seal`](lockstep_site::seal)) |
 //! | what is kept in step, its last sync and session | memory and the journal | `SyncProvider` ([`sessions`](self)) |
 //! | how far it has come | the journal, together with the data | `SyncCursor` |
 //! | the account that the other side logs in with | the journal | `Account`, `link-<id>` |
@@ -46,7 +46,6 @@ mod operations;
 pub mod provider;
 mod removal;
 mod runner;
-pub mod seal;
 mod sessions;
 mod times;
 
@@ -58,6 +57,7 @@ use lockstep_client::{Thumbprint, Trust};
 use lockstep_contract::services::links::State;
 use lockstep_model::{ResourceId, builtin};
 use lockstep_site::Site;
+use lockstep_site::seal::{SealError, Sealer};
 use lockstep_site::table::Table;
 use parking_lot::Mutex;
 
@@ -65,7 +65,6 @@ use crate::invitations::Invitations;
 use crate::link::Link;
 use crate::live::Live;
 pub use crate::provider::{LinkId, Progress, Run, Stage, SyncError, SyncProvider};
-use crate::seal::{SealError, Sealer};
 
 /// What the names of links' accounts begin with; the link's id follows.
 const ACCOUNT_PREFIX: &str = "link-";

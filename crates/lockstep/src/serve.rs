@@ -9,12 +9,14 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use clap::Args;
+use lockstep_agent::LibvirtAddress;
 use lockstep_api::MoreMetrics;
 use lockstep_feed::Feed;
 use lockstep_links::Links;
 use lockstep_site::Site;
 use lockstep_site::table::Table;
 use lockstep_stats::Stats;
+use lockstep_vsphere::Collectors;
 use tokio::net::TcpListener;
 use tracing_subscriber::EnvFilter;
 
@@ -64,6 +66,9 @@ pub struct ServeArgs {
     /// Do not keep this machine and its virtual machines in the inventory.
     #[arg(long)]
     pub no_collect_host: bool,
+    /// Where libvirt is, e.g. `test+unix:///default?socket=/run/libvirt/libvirt-sock-ro` [default: qemu:///system, where it runs]
+    #[arg(long, value_name = "URI", conflicts_with = "no_collect_host")]
+    pub libvirt: Option<LibvirtAddress>,
     /// How long a change feed's answer waits for changes, in seconds.
     #[arg(long, value_name = "SECONDS", default_value_t = 25)]
     pub poll_limit: u64,
@@ -92,12 +97,12 @@ pub struct ServeArgs {
 }
 
 impl ServeArgs {
-    /// What `serve` would be told for a server of the demo.
-    pub fn for_demo(data_dir: PathBuf, listen: SocketAddr, plain_http: bool) -> Self {
+    /// What `serve` would be told for a site of the demo.
+    pub fn for_demo(site: &str, data_dir: PathBuf, listen: SocketAddr, plain_http: bool) -> Self {
         use clap::{Command, FromArgMatches};
         // The defaults stand at the flags, once.
         let mut words = vec!["serve".into(), "--data-dir".into(), data_dir.into_os_string()];
-        words.extend(["--listen".into(), listen.to_string().into(), "--site".into(), "demo".into()]);
+        words.extend(["--listen".into(), listen.to_string().into(), "--site".into(), site.into()]);
         words.extend(plain_http.then(|| "--plain-http".into()));
         let matches = Self::augment_args(Command::new("serve")).get_matches_from(words);
         Self::from_arg_matches(&matches).unwrap_or_else(|error| error.exit())
@@ -163,10 +168,12 @@ pub struct Server {
     /// Its stats service.
     pub stats: Arc<Stats>,
     links: Arc<Links>,
+    collectors: Arc<Collectors>,
     table: Arc<Table>,
     listener: TcpListener,
     api: lockstep_api::ApiConfig,
     collect_host: bool,
+    libvirt: Option<LibvirtAddress>,
     /// Where the built-in provider of samples keeps its files; `None` without one.
     provider_dir: Option<PathBuf>,
 }
@@ -226,16 +233,20 @@ impl Server {
         let url = format!("{scheme}://{address}");
         let links = links::open(&args.links, &site, &url, certificate.as_deref())?;
         links::register(&links, &mut table);
+        let collectors = Collectors::open(site.clone()).context("the collectors cannot be read")?;
+        collectors.register(&mut table);
         Ok(Self {
             url,
             site,
             stats,
             links,
+            collectors,
             new_password,
             table: Arc::new(table),
             listener,
             api: lockstep_api::ApiConfig { tls, more_metrics: Some(more_metrics), ..Default::default() },
             collect_host: !args.no_collect_host,
+            libvirt: args.libvirt.clone(),
             provider_dir: (!args.stats.no_sample_host).then(|| args.data_dir.clone()),
         })
     }
@@ -250,13 +261,16 @@ impl Server {
     /// # Errors
     /// When the listener fails.
     pub async fn run(self, stop: impl Future<Output = ()> + Send + 'static) -> Result<()> {
-        let collector = self.collect_host.then(|| tokio::spawn(collector::keep_host(self.site.clone())));
+        let collector = self.collect_host.then(|| {
+            tokio::spawn(collector::keep_host(self.site.clone(), self.collectors.clone(), self.libvirt.clone()))
+        });
         let running = Running::start(&self.stats)?;
         let provider = match &self.provider_dir {
             Some(dir) => Some(provider::start(self.calls("provider"), self.stats.clone(), dir)?),
             None => None,
         };
         self.links.start().await;
+        self.collectors.start();
         let site = self.site.clone();
         let stopping = async move {
             stop.await;
@@ -266,6 +280,7 @@ impl Server {
         if let Some(collector) = collector {
             collector.abort();
         }
+        self.collectors.stop().await;
         if let Some(provider) = provider {
             provider.stop().await;
         }

@@ -367,10 +367,17 @@ impl View {
         parents
     }
 
+    /// The resource that a property at the top of a resource's document points to, whether that exists or not.
+    pub fn reference(&self, id: &ResourceId, property: &str) -> Option<ResourceId> {
+        let row = self.spaces.find_live(id)?;
+        let target = ids_at(self.fields(row.space), property)?.get(row.row)?;
+        Some(self.spaces.id(target))
+    }
+
     fn parent(&self, row: Row) -> Option<Row> {
         let def = self.registry.type_def(self.spaces.get(row.space).name.as_str())?;
         let fields = self.fields(row.space);
-        def.parent_properties().find_map(|property| parent_ids(fields, &property.name)?.get(row.row))
+        def.parent_properties().find_map(|property| ids_at(fields, &property.name)?.get(row.row))
     }
 
     /// The resources whose parent it is, in the order of their types and ids.
@@ -449,8 +456,8 @@ impl View {
     }
 }
 
-fn parent_ids<'v>(fields: &'v [Field], name: &Name) -> Option<&'v crate::ids::Ids> {
-    match &fields.iter().find(|f| f.name == *name)?.node {
+fn ids_at<'v>(fields: &'v [Field], name: &str) -> Option<&'v crate::ids::Ids> {
+    match &fields.iter().find(|f| &*f.name == name)?.node {
         Node::Leaf(leaf) => match &leaf.store {
             Store::Id(ids) => Some(ids),
             _ => None,

@@ -22,7 +22,7 @@ use std::sync::Arc;
 
 use lockstep_contract::{Error, Privilege};
 use lockstep_journal::{Batch, Change, CommitError, Expect, Operation};
-use lockstep_model::{Document, Position, Registry, ResourceId, TypeDef, builtin};
+use lockstep_model::{COLLECTED_BY, Document, Position, Registry, ResourceId, TypeDef, builtin};
 use serde::Deserialize;
 use serde::de::{DeserializeSeed, Deserializer, Error as _, MapAccess, Visitor};
 use serde_json::value::RawValue;
@@ -31,7 +31,9 @@ use tokio::task::JoinHandle;
 
 use crate::Site;
 use crate::caller::Caller;
-use crate::inventory::{ParentCache, WriteError, change_to, commit_error, demand_own, demand_unlinked, nearest_parent};
+use crate::inventory::{
+    ParentCache, WriteError, change_to, commit_error, demand_own, demand_unlinked, keep_collector, nearest_parent,
+};
 
 #[cfg(test)]
 mod tests;
@@ -429,10 +431,12 @@ fn parse_line(text: &[u8], line: u64, registry: &Registry, may_register: bool) -
     let mut reader = serde_json::Deserializer::from_str(text);
     let read = LineReader { registry, failure: &mut failure }.deserialize(&mut reader);
     let read = read.and_then(|line| reader.end().map(|()| line));
-    let Line { type_def, id, document } = read.map_err(|e| failure.unwrap_or_else(|| syntax(&e)))?;
+    let Line { type_def, id, mut document } = read.map_err(|e| failure.unwrap_or_else(|| syntax(&e)))?;
     let id = ResourceId::new(type_def.name.clone(), id);
     id.check().map_err(|e| WriteError::Id(e).into_error())?;
     demand_unlinked(&id, &document).map_err(WriteError::into_error)?;
+    // An export tells who kept a resource; here it is nobody's, or whoever's it is already.
+    document.set(COLLECTED_BY, None);
     match id.resource_type.as_str() {
         builtin::ACCOUNT => return Err(Error::unauthorized()),
         builtin::RESOURCE_MODEL if !may_register => return Err(Error::unauthorized()),
@@ -512,7 +516,7 @@ fn plan(site: &Site, batch: &mut Understood, on_existing: OnExisting, in_front: 
     };
     let pending = batch.by_id.drain().map(|(id, at)| (id, parents[at].clone())).collect();
     for (one, parents) in batch.resources.drain(..).zip(parents) {
-        let Parsed { id, document, line, .. } = one;
+        let Parsed { id, mut document, line, .. } = one;
         let exists = view.modified(&id).is_some();
         let refused = match on_existing {
             OnExisting::Fail if exists => Some(WriteError::Exists(id.clone())),
@@ -533,9 +537,13 @@ fn plan(site: &Site, batch: &mut Understood, on_existing: OnExisting, in_front: 
             continue;
         }
         if !exists {
+            // Nobody keeps it yet, and no line says who does.
             report.created += 1;
             changes.push((Change { id, operation: Operation::Create(document), parents }, Expect::Absent));
-        } else if let Some(change) = change_to(&view, id, document, parents) {
+            continue;
+        }
+        keep_collector(&view, &id, &mut document).map_err(|e| line_error(line, &e.into_error()))?;
+        if let Some(change) = change_to(&view, id, document, parents) {
             report.replaced += 1;
             changes.push(change);
         } else {

@@ -19,7 +19,7 @@ use crate::identity::derived_id;
 use crate::observed::{Observed, Properties, reference};
 use crate::tree::Tree;
 
-const VIRTUAL_MACHINE: &str = "VirtualMachine";
+pub(crate) const VIRTUAL_MACHINE: &str = "VirtualMachine";
 const BYTES_PER_MIB: u64 = 1 << 20;
 
 /// What all monitors together may take of one reading. After that the others keep their last known answers, so that a

@@ -11,10 +11,11 @@ use lockstep_contract::points::{Batch, Identifier, Series};
 use lockstep_series::{Config, Point, SeriesKey, Store};
 use serde_json::{Value, json};
 
+use crate::files::bytes_below;
 use crate::report::{Report, show_bytes};
 use crate::stats::Programs;
 use crate::stats::site::{Site, call};
-use crate::stats::victoria::{self, Victoria, bytes_below};
+use crate::stats::victoria::{self, Victoria};
 
 /// Bytes a point at most.
 const POINT_BYTES_MAX: f64 = 2.0;

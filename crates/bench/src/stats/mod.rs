@@ -14,7 +14,7 @@ mod site;
 mod sync;
 mod victoria;
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use anyhow::Context;
 use clap::{Args, Subcommand};
@@ -72,11 +72,6 @@ pub fn run(command: &StatsCommand) -> anyhow::Result<Report> {
     }
 }
 
-/// A path as a word of a shell command.
-fn quoted(path: &Path) -> String {
-    format!("'{}'", path.display().to_string().replace('\'', r"'\''"))
-}
-
 /// `127.0.0.1` with a port that was free a moment ago.
 fn free_address() -> anyhow::Result<String> {
     Ok(std::net::TcpListener::bind("127.0.0.1:0").context("find a free port")?.local_addr()?.to_string())
@@ -98,10 +93,5 @@ mod tests {
         assert_eq!(median([3.0, 1.0, 2.0]), 2.0);
         assert_eq!(median([1.0, 2.0]), 2.0);
         assert_eq!(median([]), 0.0);
-    }
-
-    #[test]
-    fn a_path_is_one_word() {
-        assert_eq!(quoted(Path::new("/a b/c'd")), r"'/a b/c'\''d'");
     }
 }

@@ -7,10 +7,11 @@ use anyhow::{Context, ensure};
 use serde_json::Value;
 use tempfile::TempDir;
 
+use crate::files::quoted;
 use crate::http::{Client, Server};
 use crate::process::Process;
 use crate::serve::Serve;
-use crate::stats::{Programs, free_address, quoted};
+use crate::stats::{Programs, free_address};
 
 /// The administrator's password of a server that lives as long as a measurement.
 const PASSWORD: &str = "measured-Once-7";

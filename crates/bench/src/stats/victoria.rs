@@ -1,6 +1,6 @@
 //! VictoriaMetrics: the same points, by Prometheus' remote write.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
@@ -8,10 +8,11 @@ use lockstep_contract::points::{Batch, Series};
 use prost::Message as _;
 use tempfile::TempDir;
 
+use crate::files::quoted;
 use crate::http::{Client, Server};
 use crate::process::Process;
 use crate::serve::Serve;
-use crate::stats::{Programs, free_address, quoted};
+use crate::stats::{Programs, free_address};
 
 /// The remote write's path.
 pub const WRITE_PATH: &str = "/api/v1/write";
@@ -146,17 +147,6 @@ impl Victoria {
         let data = self.dir.path().join("data");
         Ok((self.dir, data))
     }
-}
-
-/// Bytes of all files below a directory.
-pub fn bytes_below(dir: &Path) -> anyhow::Result<u64> {
-    let mut bytes = 0;
-    for entry in std::fs::read_dir(dir).with_context(|| format!("read {}", dir.display()))? {
-        let entry = entry?;
-        let metadata = entry.path().symlink_metadata()?;
-        bytes += if metadata.is_dir() { bytes_below(&entry.path())? } else { metadata.len() };
-    }
-    Ok(bytes)
 }
 
 #[cfg(test)]

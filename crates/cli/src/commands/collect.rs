@@ -1,4 +1,9 @@
-//! `lockstep collect`: a real machine, kept in the inventory from outside the server.
+//! `lockstep collect`: what keeps the inventory as real sources have it.
+//!
+//! A vCenter is collected by the server, and the commands make and show its collectors (`sources`). This machine is read here, and
+//! written from outside the server.
+
+mod sources;
 
 use std::collections::HashMap;
 use std::process::ExitCode;
@@ -19,6 +24,7 @@ use lockstep_contract::services::resources::{
 };
 use lockstep_contract::{ErrorKind, Opaque};
 use serde_json::{Map, Value};
+use tokio::sync::Notify;
 
 use super::Context;
 use crate::{json, times};
@@ -29,10 +35,48 @@ const TYPES_OF_HOST: [&str; 3] = ["VirtualMachine", "Datastore", "Network"];
 /// Rows of a page of what the inventory has of a host.
 const PAGE_ROWS: i64 = 1000;
 
-/// Read a real machine and keep the inventory as it is.
+/// Keep the inventory as real sources have it.
+#[derive(Debug, clap::Args)]
+pub struct CollectArgs {
+    #[command(subcommand)]
+    command: Option<CollectCommand>,
+}
+
+/// Keep the inventory as real sources have it.
 #[derive(Debug, clap::Subcommand)]
 pub enum CollectCommand {
-    /// Keep this machine, and the QEMU processes on it, in the inventory.
+    /// List the sources: how far behind they are, how many resources each keeps, and what is wrong.
+    #[command(after_help = "Examples:\n  lockstep collect list\n  lockstep collect list --output json")]
+    List,
+    /// Show all of one source: resources by type, and what it does not show.
+    #[command(after_help = "Example:\n  lockstep collect show vc.example")]
+    Show {
+        /// The collector's name
+        collector: String,
+    },
+    /// Let the server collect from a vCenter or an ESXi host, and wait for the first read.
+    ///
+    /// The server reads all that the account may see, and follows the changes from then on; it needs the role Read-only on the root,
+    /// propagated. The password is kept on the server, sealed. The certificate is checked before the password is sent: by its
+    /// thumbprint, or by the roots that the server's system trusts. One that is not trusted is shown.
+    #[command(after_help = "Examples:\n  \
+        lockstep collect vcenter vc.example --source-username lockstep@vsphere.local --source-password-file vc.password\n  \
+        lockstep collect vcenter 10.0.0.9 --name esx9 --source-username root --source-thumbprint AB:CD:…")]
+    Vcenter(sources::VcenterArgs),
+    /// End a collector.
+    ///
+    /// The resources that it keeps stay and are anyone's, unless --purge has them deleted too.
+    #[command(
+        after_help = "Examples:\n  lockstep collect delete vc.example\n  lockstep collect delete vc.example --purge"
+    )]
+    Delete {
+        /// The collector's name
+        collector: String,
+        /// Also delete the resources that it keeps
+        #[arg(long)]
+        purge: bool,
+    },
+    /// Keep this machine, and the virtual machines on it, in the inventory.
     ///
     /// Writes what changed and nothing else, in the name of the account that is given: the role `agent` is enough. What
     /// others set (tags, annotations, folders) stays. VMs of this machine that are gone are deleted.
@@ -53,9 +97,22 @@ pub struct CollectHostArgs {
     interval: Duration,
 }
 
-impl CollectCommand {
+impl CollectArgs {
     pub(crate) async fn run(self, context: &Context) -> Result<ExitCode> {
-        let Self::Host(args) = self;
+        let args = match self.command.unwrap_or(CollectCommand::List) {
+            CollectCommand::List => return sources::list(context).await,
+            CollectCommand::Show { collector } => return sources::show(context, collector).await,
+            CollectCommand::Vcenter(args) => return args.run(context).await,
+            CollectCommand::Delete { collector, purge } => return sources::delete(context, collector, purge).await,
+            CollectCommand::Host(args) => args,
+        };
+        args.run(context).await
+    }
+}
+
+impl CollectHostArgs {
+    async fn run(self, context: &Context) -> Result<ExitCode> {
+        let args = self;
         if args.once {
             round(&context.client, &Arc::new(HostReader::new())).await?;
             return Ok(ExitCode::SUCCESS);
@@ -70,16 +127,21 @@ impl CollectCommand {
     }
 }
 
-/// Keeps this machine, and the QEMU processes on it, in a site's inventory; ends only with an error that trying again does not mend.
+/// Keeps this machine, and the virtual machines on it, in a site's inventory; ends only with an error that trying again does not mend.
 ///
 /// # Errors
 /// A machine that cannot be read, a site that refuses.
 pub async fn keep_host(client: &Client, interval: Duration) -> Result<()> {
-    let reader = Arc::new(HostReader::new());
+    let news = Arc::new(Notify::new());
+    let told = news.clone();
+    let reader = Arc::new(HostReader::new().with_libvirt(None, move || told.notify_one()));
     let mut timer = tokio::time::interval(interval);
     timer.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
-        timer.tick().await;
+        tokio::select! {
+            _ = timer.tick() => {}
+            () = news.notified() => {}
+        }
         match round(client, &reader).await {
             // The next round is the retry.
             Err(error) if error.downcast_ref::<ClientError>().is_some_and(ClientError::is_transient) => {
@@ -106,11 +168,16 @@ async fn round(client: &Client, reader: &Arc<HostReader>) -> Result<()> {
         let told = describe(&write);
         match apply(client, write).await {
             Ok(()) => eprintln!("{told}"),
-            // Somebody else was faster; the next round sees what is there.
+            // Somebody else was faster, or keeps it; the next round sees what is there.
             Err(error)
                 if matches!(
                     error.kind(),
-                    Some(ErrorKind::AlreadyExists | ErrorKind::NotFound | ErrorKind::ConcurrentChange)
+                    Some(
+                        ErrorKind::AlreadyExists
+                            | ErrorKind::NotFound
+                            | ErrorKind::ConcurrentChange
+                            | ErrorKind::NotAllowedInCurrentState
+                    )
                 ) => {}
             Err(error) => return Err(error).context(told),
         }

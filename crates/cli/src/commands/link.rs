@@ -6,7 +6,6 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
-use indicatif::{ProgressBar, ProgressStyle};
 use lockstep_client::{ClientError, Thumbprint};
 use lockstep_contract::services::NoInput;
 use lockstep_contract::services::links::administrators::{self, GroupInput};
@@ -23,6 +22,7 @@ use crate::failure::Usage;
 use crate::globals::{ask_password, password_of};
 use crate::json;
 use crate::output::{Format, Listing, print, print_line};
+use crate::progress::WorkBar;
 
 /// How often a sync that is waited for is looked at.
 const POLL_EVERY: Duration = Duration::from_millis(200);
@@ -356,7 +356,7 @@ async fn sync(context: &Context, link: &str, provider: Option<&str>, reset: bool
 /// Forces a sync, and waits for its end.
 async fn sync_one(context: &Context, link: &Details, provider: &str) -> Result<(SessionInfo, Duration)> {
     let began = Instant::now();
-    let bar = Bar::new(provider);
+    let bar = WorkBar::new(provider);
     let input = || StartInput { link: link.link.clone(), provider: provider.to_owned(), credentials: None };
     loop {
         match context.client.call(providers::Start, input()).await {
@@ -381,41 +381,6 @@ async fn sync_one(context: &Context, link: &Details, provider: &str) -> Result<(
             return Ok((session, began.elapsed()));
         }
         tokio::time::sleep(POLL_EVERY).await;
-    }
-}
-
-/// How far a sync is: a bar on a terminal, nothing elsewhere.
-struct Bar(Option<ProgressBar>);
-
-impl Bar {
-    fn new(provider: &str) -> Self {
-        let bar = std::io::stderr().is_terminal().then(|| {
-            let bar = ProgressBar::new(0).with_prefix(provider.to_owned());
-            // The template is a constant that parses.
-            if let Ok(style) =
-                ProgressStyle::with_template("{prefix} {wide_bar} {human_pos}/{human_len}, {msg}, {per_sec}, ETA {eta}")
-            {
-                bar.set_style(style);
-            }
-            bar
-        });
-        Self(bar)
-    }
-
-    fn show(&self, what: &str, completed: i64, total: i64) {
-        if let Some(bar) = &self.0 {
-            bar.set_message(what.to_lowercase().replace('_', " "));
-            bar.set_length(u64::try_from(total).unwrap_or(0));
-            bar.set_position(u64::try_from(completed).unwrap_or(0));
-        }
-    }
-}
-
-impl Drop for Bar {
-    fn drop(&mut self) {
-        if let Some(bar) = &self.0 {
-            bar.finish_and_clear();
-        }
     }
 }
 

@@ -2,6 +2,7 @@
 
 pub mod accounts;
 pub mod change_log;
+pub mod collectors;
 pub mod feed;
 pub mod link_pull;
 pub mod links;

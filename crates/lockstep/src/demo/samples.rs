@@ -17,7 +17,7 @@ use prost::Message as _;
 
 use crate::in_process::InProcess;
 
-use super::inventory::{mix, vm_id};
+use super::inventory::{Inventory, mix};
 
 /// The provider of what is made up.
 const GENERATED: &str = "demo-generated";
@@ -44,7 +44,7 @@ const COUNTERS: [&str; 5] = [
 ];
 
 /// Asks for samples of this machine and its virtual machines, and makes points up for generated ones; ends never.
-pub async fn keep_sampling(call: InProcess, stats: Arc<Stats>, vms: usize) {
+pub async fn keep_sampling(call: InProcess, stats: Arc<Stats>, inventory: Inventory) {
     for group in ["cpu", "mem", "disk", "net", "sys"] {
         for kind in ["HOST", "VM"] {
             ask(&call, &format!("{group}.{kind}"), kind).await;
@@ -56,7 +56,7 @@ pub async fn keep_sampling(call: InProcess, stats: Arc<Stats>, vms: usize) {
     let mut timer = tokio::time::interval(Duration::from_secs(INTERVAL_S));
     loop {
         timer.tick().await;
-        let batch = generate(&call.site, vms.min(MACHINES));
+        let batch = generate(&call.site, &inventory);
         let written = match call.call(Register, &register).await {
             Ok(_) => stats.write_points(Some(GENERATED), batch.encode_to_vec()).await.map(drop),
             Err(error) => Err(error),
@@ -94,12 +94,12 @@ fn now_s() -> i64 {
 }
 
 /// A point of each counter for each of the first generated machines, that moves with what the inventory says of it.
-fn generate(site: &Site, count: usize) -> Batch {
+fn generate(site: &Site, inventory: &Inventory) -> Batch {
     let time_s = now_s() / INTERVAL_S as i64 * INTERVAL_S as i64;
     let view = site.view();
     let mut batch = Batch::default();
-    for number in 0..count {
-        let Some(stored) = view.get(&ResourceId::new("VirtualMachine", vm_id(number))) else { continue };
+    for number in 0..inventory.vms.min(MACHINES) {
+        let Some(stored) = view.get(&ResourceId::new("VirtualMachine", inventory.vm_id(number))) else { continue };
         let Some(Value::Id(host)) = stored.document.get("host") else { continue };
         let long = |path: &str| match stored.document.get(path) {
             Some(Value::Long(number)) => *number as f64,
@@ -111,7 +111,7 @@ fn generate(site: &Site, count: usize) -> Batch {
         let noise = (mix(number ^ time_s as usize) % 1000) as f64 / 1000.0;
         let values = [mhz, load * 100.0, long("stats/memory_usage_MiB"), load * 4096.0 * noise, load * 900.0 * noise];
         let address = vec![
-            Identifier { r#type: "VM".to_owned(), id: vm_id(number) },
+            Identifier { r#type: "VM".to_owned(), id: inventory.vm_id(number) },
             Identifier { r#type: "HOST".to_owned(), id: host.id.to_string() },
         ];
         for (cid, value) in COUNTERS.iter().zip(values) {

@@ -47,6 +47,15 @@ fn this_machine_is_in_the_inventory_with_what_the_usual_tools_print() {
             assert_eq!(ours["capacity"], disk["size"], "{disk}");
         }
     }
+    // It says who keeps it, and that collector is shown with the others.
+    assert_eq!(stored["properties"]["collected_by"], json!({"type": "Collector", "id": "host"}));
+    let told = eventually(Duration::from_secs(10), "the collector follows", || {
+        let told = server.ok("GET", "/api/lockstep/collectors/host", &json!(null));
+        (told["phase"] == "FOLLOWING").then_some(told)
+    });
+    assert_eq!((&told["kind"], &told["lag_s"]), (&json!("HOST"), &json!(0)), "{told}");
+    let (status, _) = server.call("DELETE", "/api/lockstep/collectors/host", &json!(null));
+    assert_eq!(status, 400, "it runs");
     // A machine at rest is no news; virtual machines of other tests may come and go.
     let token = server.sequence();
     std::thread::sleep(Duration::from_secs(5));

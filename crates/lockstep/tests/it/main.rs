@@ -15,3 +15,4 @@ mod sdk;
 mod server;
 mod stats;
 mod tagging;
+mod vcenter;

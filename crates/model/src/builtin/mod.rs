@@ -1,5 +1,6 @@
 //! The models that every site has.
 
+mod collectors;
 mod inventory;
 mod links;
 mod own;
@@ -9,6 +10,7 @@ use std::sync::LazyLock;
 
 use crate::{Kind, Property, ResourceModel, TypeDef};
 
+pub use collectors::COLLECTOR;
 pub use links::{LINK, LINK_ADMINISTRATORS, LINK_ADMINISTRATORS_ID, SYNC_CURSOR, SYNC_PROVIDER};
 pub use own::{ACCOUNT, RESOURCE_MODEL};
 pub use stats::{ACQ_SPEC, RESOURCE_ADDRESS, STATS_PROVIDER};
@@ -22,8 +24,9 @@ pub const TAG_CATEGORY: &str = "TagCategory";
 /// The property in which whatever can be tagged lists its tags.
 pub const TAGS: &str = "tags";
 
-static MODELS: LazyLock<Vec<ResourceModel>> =
-    LazyLock::new(|| [inventory::models(), own::models(), stats::models(), links::models()].concat());
+static MODELS: LazyLock<Vec<ResourceModel>> = LazyLock::new(|| {
+    [inventory::models(), own::models(), stats::models(), links::models(), collectors::models()].concat()
+});
 
 /// All built-in models.
 pub fn models() -> Vec<ResourceModel> {
@@ -49,6 +52,7 @@ pub fn writing_service(resource_type: &str) -> Option<&'static str> {
         STATS_PROVIDER => Some("lockstep.stats.providers"),
         RESOURCE_ADDRESS => Some("lockstep.stats.points"),
         LINK | SYNC_PROVIDER | SYNC_CURSOR => Some("com.vmware.vcenter.hvc.links"),
+        COLLECTOR => Some("lockstep.collectors"),
         LINK_ADMINISTRATORS => Some("com.vmware.vcenter.hvc.management.administrators"),
         _ => None,
     }

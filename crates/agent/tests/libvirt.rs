@@ -1,0 +1,186 @@
+//! The collector and a real libvirtd with its test driver: domains appear, change and go by its events.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::sync::mpsc::{Receiver, channel};
+use std::time::{Duration, Instant};
+
+use lockstep_agent::{HostReader, Observed};
+use tempfile::TempDir;
+
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A daemon of its own, with nothing but the drivers that are built in; killed at the end.
+struct Libvirtd {
+    child: Child,
+    directory: TempDir,
+}
+
+impl Libvirtd {
+    /// None, with the reason printed, where there is no libvirtd.
+    fn start() -> Option<Self> {
+        let directory = tempfile::tempdir().unwrap();
+        let child = Self::spawn(&directory)?;
+        let daemon = Self { child, directory };
+        daemon.wait_for_socket();
+        Some(daemon)
+    }
+
+    fn spawn(directory: &TempDir) -> Option<Child> {
+        let path = directory.path().display();
+        let config = format!(
+            "listen_tls = 0\nlisten_tcp = 0\nauth_unix_ro = \"none\"\nauth_unix_rw = \"none\"\nunix_sock_dir = \"{path}\"\n"
+        );
+        std::fs::write(directory.path().join("config"), config).unwrap();
+        let child = Command::new("libvirtd")
+            .arg("-f")
+            .arg(directory.path().join("config"))
+            .arg("-p")
+            .arg(directory.path().join("pid"))
+            // Drivers of hypervisors would look for users and directories of a whole installation.
+            .env("LIBVIRT_DRIVER_DIR", directory.path())
+            .stdin(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn();
+        match child {
+            Ok(child) => Some(child),
+            Err(error) => {
+                eprintln!("skipped: libvirtd cannot be started: {error}");
+                None
+            }
+        }
+    }
+
+    fn wait_for_socket(&self) {
+        let started = Instant::now();
+        while !self.virsh(&["version"]).status.success() {
+            assert!(started.elapsed() < PATIENCE, "libvirtd does not answer");
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    }
+
+    fn restart(&mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+        self.child = Self::spawn(&self.directory).unwrap();
+        self.wait_for_socket();
+    }
+
+    fn socket(&self, name: &str) -> PathBuf {
+        self.directory.path().join(name)
+    }
+
+    fn uri(&self, socket: &str) -> String {
+        format!("test+unix:///default?socket={}", self.socket(socket).display())
+    }
+
+    fn virsh(&self, arguments: &[&str]) -> std::process::Output {
+        Command::new("virsh").args(["-q", "-c", &self.uri("libvirt-sock")]).args(arguments).output().unwrap()
+    }
+
+    fn tell(&self, arguments: &[&str]) {
+        let output = self.virsh(arguments);
+        assert!(output.status.success(), "{arguments:?}: {output:?}");
+    }
+}
+
+impl Drop for Libvirtd {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// A reader, and what it says of news.
+struct Followed {
+    reader: HostReader,
+    news: Receiver<()>,
+}
+
+impl Followed {
+    fn new(daemon: &Libvirtd) -> Self {
+        let (send, news) = channel();
+        let address = daemon.uri("libvirt-sock-ro").parse().unwrap();
+        let reader = HostReader::new().with_libvirt(Some(address), move || {
+            let _ = send.send(());
+        });
+        Self { reader, news }
+    }
+
+    fn machine(&self, name: &str) -> Option<Observed> {
+        let of_libvirt =
+            |one: &Observed| one.resource_type == "VirtualMachine" && one.properties.contains_key("libvirt");
+        self.reader.read().unwrap().into_iter().find(|one| of_libvirt(one) && one.properties["name"] == name)
+    }
+
+    /// Waits, from one piece of news to the next, until the machine is as expected.
+    fn wait(&self, name: &str, is_expected: impl Fn(Option<&Observed>) -> bool) -> Option<Observed> {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let machine = self.machine(name);
+            if is_expected(machine.as_ref()) {
+                return machine;
+            }
+            let left = deadline.saturating_duration_since(Instant::now());
+            self.news.recv_timeout(left).unwrap_or_else(|_| panic!("no news; {name} is {machine:?}"));
+        }
+    }
+
+    fn wait_for_state(&self, name: &str, state: &str) {
+        self.wait(name, |machine| machine.is_some_and(|machine| machine.properties["power_state"] == state));
+    }
+}
+
+#[test]
+fn domains_are_followed_by_events() {
+    let Some(daemon) = Libvirtd::start() else { return };
+    let followed = Followed::new(&daemon);
+    let machine = followed.wait("test", |machine| machine.is_some()).unwrap();
+    assert_eq!(machine.id, "vm-6695eb01-f6a4-8304-79aa-97f2502e193f");
+    assert_eq!(machine.properties["power_state"], "POWERED_ON");
+    assert_eq!((&machine.properties["cpu_count"], &machine.properties["memory_size_MiB"]), (&2.into(), &8192.into()));
+    assert_eq!(machine.properties["disks"][0]["path"], "/guest/diskimage1");
+    assert_eq!(machine.properties["nics"][0]["mac_address"], "aa:bb:cc:dd:ee:ff");
+
+    daemon.tell(&["suspend", "test"]);
+    followed.wait_for_state("test", "SUSPENDED");
+    daemon.tell(&["resume", "test"]);
+    followed.wait_for_state("test", "POWERED_ON");
+    daemon.tell(&["destroy", "test"]);
+    followed.wait_for_state("test", "POWERED_OFF");
+
+    let definition = daemon.directory.path().join("other.xml");
+    let xml = "<domain type='test'><name>other</name><memory unit='GiB'>1</memory><os><type>hvm</type></os></domain>";
+    std::fs::write(&definition, xml).unwrap();
+    daemon.tell(&["define", definition.to_str().unwrap()]);
+    followed.wait_for_state("other", "POWERED_OFF");
+    daemon.tell(&["start", "other"]);
+    followed.wait_for_state("other", "POWERED_ON");
+    daemon.tell(&["destroy", "other"]);
+    daemon.tell(&["undefine", "other"]);
+    followed.wait("other", |machine| machine.is_none());
+}
+
+#[test]
+fn an_absent_daemon_is_told_and_followed_again() {
+    let Some(mut daemon) = Libvirtd::start() else { return };
+    let followed = Followed::new(&daemon);
+    followed.wait("test", |machine| machine.is_some());
+    let is_connected = || followed.reader.read().unwrap()[0].properties["libvirt"]["connected"].clone();
+    assert_eq!(is_connected(), true);
+    daemon.child.kill().unwrap();
+    daemon.child.wait().unwrap();
+    let started = Instant::now();
+    while is_connected() != false {
+        assert!(started.elapsed() < PATIENCE, "its end was not seen");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    assert!(followed.machine("test").is_some(), "what was known last is told on");
+    daemon.restart();
+    while is_connected() != true {
+        assert!(started.elapsed() < PATIENCE, "it is not followed again");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
