@@ -18,17 +18,19 @@ if [ -e .tools/sdk/ready ] && ! .tools/sdk/bin/python -c 'import pyVmomi' 2>/dev
     echo "test-tools: no pyVmomi: the test that uses it will be skipped" >&2
 fi
 
-# QEMU, for the virtual machines that the host collector is tested with. It must come from the same release as a qemu-utils that
-# is installed already, or apt would remove that.
-if ! command -v qemu-system-x86_64 >/dev/null; then
+# QEMU with its programs for images and its firmware, for the virtual machines that are collected and replicated in tests, and an
+# assembler for the guest of those. All of QEMU must come from the release of what is installed of it, or apt would
+# remove that.
+if ! { command -v qemu-system-x86_64 && command -v qemu-img && command -v qemu-nbd && command -v qemu-io && command -v as &&
+  command -v ld; } >/dev/null; then
   if [ "$(id -u)" != 0 ] || ! command -v apt-get >/dev/null; then
-    echo "test-tools: no QEMU, and no right to install it: its tests will be skipped" >&2
+    echo "test-tools: not all of QEMU, and no right to install it: its tests will be skipped" >&2
   else
     export DEBIAN_FRONTEND=noninteractive
     apt="apt-get -o DPkg::Lock::Timeout=300"
     $apt update -qq || true
     release=""
-    case "$(dpkg-query -W -f '${Version}' qemu-utils 2>/dev/null || true)" in *bpo12*) release=bookworm-backports ;; esac
+    case "$(dpkg-query -W -f '${Version} ' qemu-utils qemu-system-x86 2>/dev/null || true)" in *bpo12*) release=bookworm-backports ;; esac
     if [ -n "$release" ]; then
       lists=$(mktemp -d)
       trap 'rm -rf "$lists"' EXIT
@@ -41,7 +43,8 @@ if ! command -v qemu-system-x86_64 >/dev/null; then
       apt="$apt -o Dir::Etc::sourcelist=/dev/null -o Dir::Etc::sourceparts=$lists/parts -o Dir::State::lists=$lists/lists"
       $apt update -qq || true
     fi
-    $apt install -y -qq --no-install-recommends ${release:+-t "$release"} qemu-system-x86 >/dev/null ||
+    $apt install -y -qq --no-install-recommends ${release:+-t "$release"} \
+      qemu-system-x86 qemu-utils seabios binutils >/dev/null ||
       echo "test-tools: QEMU cannot be installed: its tests will be skipped" >&2
   fi
 fi

@@ -11,6 +11,7 @@
 //! | how far it has come | the journal, together with the data | `SyncCursor` |
 //! | the account that the other side logs in with | the journal | `Account`, `link-<id>` |
 //! | administrators of linked sites | the journal | `LinkAdministrators` |
+//! | edits of tagging, and those that were lost | the journal, with the edit | `TagStamps` ([`lockstep_site::stamps`]), `TagConflict` |
 //! | invitations | memory, as hashes | until used, an hour, or a restart |
 //!
 //! # A link's life
@@ -28,7 +29,8 @@
 //!
 //! # Linked resources
 //! A copy of another site's resource has its type, the id `<domain>~<id there>`, and `linked_from`, which points to the link. Ids made
-//! here have no `~` in the middle that follows the domain of a link.
+//! here have no `~` in the middle that follows the domain of a link. Copies are of the inventory ([`inventory`]) and of acquisition
+//! specifications; categories and tags are no copies, but shared ([`tagging`]).
 //!
 //! # What may run at the same time
 //! For each link there is one task for health and one for each provider. A provider's task is the only one that runs its syncs and
@@ -47,6 +49,7 @@ pub mod provider;
 mod removal;
 mod runner;
 mod sessions;
+pub mod tagging;
 mod times;
 
 use std::collections::{BTreeMap, HashSet};

@@ -23,7 +23,7 @@ use lockstep_site::linked::{self, Incoming};
 use lockstep_site::table::Context;
 use lockstep_site::{Site, commit_error};
 
-use crate::live::{ANSWER_BYTES_MAX, Live, pinned};
+use crate::live::{Live, WORDS_BYTES_MAX, pinned};
 use crate::provider::{AUTHOR, LinkId};
 use crate::{ACCOUNT_PREFIX, Links, account};
 
@@ -130,7 +130,7 @@ async fn as_administrator(live: &Live, credentials: &Credentials) -> Result<Clie
         tracing::error!(%error, "no client");
         Error::internal()
     })?;
-    let client = client.answers_up_to(ANSWER_BYTES_MAX);
+    let client = client.answers_up_to(WORDS_BYTES_MAX);
     match tokio::time::timeout(LEAVE_TIMEOUT, client.login()).await {
         Ok(Err(ClientError::LoginRefused { .. })) => Err(Error::invalid_argument(
             "lockstep.links.invalid",

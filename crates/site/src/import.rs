@@ -11,7 +11,8 @@
 //! A batch is planned and handed to the journal when the one in front is durable, and not before: a batch can still be refused by
 //! the journal, then be planned again or fail, and none behind it may be in by then. It does not wait for the view. What it would see
 //! there is guarded by the journal's preconditions: where it changes a resource that batches in front have changed, it is refused,
-//! and planned again. Where it would leave one alone, nothing is changed and nothing guarded, so it waits for the view in that case.
+//! and planned again. Where it would leave one alone, nothing is changed and nothing guarded, so it waits for the view in that case;
+//! and behind tags and categories, which what it attaches depends on.
 
 use std::borrow::Cow;
 use std::collections::hash_map::Entry;
@@ -438,7 +439,7 @@ fn parse_line(text: &[u8], line: u64, registry: &Registry, may_register: bool) -
     // An export tells who kept a resource; here it is nobody's, or whoever's it is already.
     document.set(COLLECTED_BY, None);
     match id.resource_type.as_str() {
-        builtin::ACCOUNT => return Err(Error::unauthorized()),
+        builtin::ACCOUNT | builtin::TAG_STAMPS => return Err(Error::unauthorized()),
         builtin::RESOURCE_MODEL if !may_register => return Err(Error::unauthorized()),
         builtin::RESOURCE_MODEL => crate::operations::check_model_document(registry, &id, &document)?,
         _ => {}
@@ -464,10 +465,18 @@ async fn commit(
                     let _ = tell.send(in_front);
                     return Ok(Report { position: site.position(), ..report });
                 }
+                // Stamps of attachments are worked out from the view, and depend on the tags there.
+                let is_tagging = |(change, _): &(Change, Expect)| {
+                    matches!(change.id.resource_type.as_str(), builtin::TAG | builtin::TAG_CATEGORY)
+                };
+                let has_tags = changes.iter().any(is_tagging);
                 match site.submit(Batch { author: author.clone(), changes, relies_on: Vec::new() }).await {
                     Ok(position) => {
                         in_front.pending.insert(0, Arc::new(pending));
                         in_front.pending.truncate(COMMITTING_MAX - 1);
+                        if has_tags {
+                            site.reach(position).await.map_err(|e| commit_error(&e))?;
+                        }
                         let _ = tell.send(InFront { pending: in_front.pending, position });
                         site.reach(position).await.map_err(|e| commit_error(&e))?;
                         return Ok(Report { position, ..report });

@@ -19,7 +19,7 @@ use lockstep_model::{
 };
 use lockstep_query::View;
 
-use crate::Site;
+use crate::{Site, stamps};
 
 /// Tries before a write gives up against others that keep changing the same resource.
 const TRIES_MAX: usize = 16;
@@ -321,9 +321,26 @@ pub fn update(view: &View, id: &ResourceId, document: Document) -> Result<Option
     if view.modified(id).is_none() {
         return Err(WriteError::NotFound(id.clone()));
     }
+    put(view, id.clone(), document)
+}
+
+/// The change that makes a resource have the properties of `document`, whether it exists or not: for services that check by
+/// themselves who may. `None` when there is nothing to change.
+///
+/// # Errors
+/// [`WriteError::UnknownType`].
+pub fn put(view: &View, id: ResourceId, document: Document) -> Result<Option<(Change, Expect)>, WriteError> {
     let type_def = type_def(view, id.resource_type.as_str())?;
     let parents = ParentCache::new(|_| None).parents(view, &type_def, &document);
-    Ok(change_to(view, id.clone(), document, parents))
+    Ok(change_to(view, id, document, parents))
+}
+
+/// The change that gives an object this list of tags; `None` when it does not exist or has it. Copies of other sites' resources are
+/// tagged as any.
+pub fn update_tags(view: &View, id: &ResourceId, tags: &[ResourceId]) -> Option<(Change, Expect)> {
+    let mut document = view.get(id)?.document;
+    stamps::set_list(&mut document, tags);
+    change_to(view, id.clone(), document, view.parents(id).into())
 }
 
 /// What a write comes to.
@@ -517,8 +534,11 @@ fn demand(id: &ResourceId, expected: Option<Position>, found: Option<Position>) 
     }
 }
 
-/// The deletions of a resource and, in a cascade, of what is below it: children first.
-fn deletions(view: &View, id: &ResourceId, cascade: bool) -> Result<Vec<(Change, Expect)>, WriteError> {
+/// The deletions of a resource and, in a cascade, of what is below it: children first. Tags that go are taken off what stays.
+///
+/// # Errors
+/// [`WriteError`].
+pub fn deletions(view: &View, id: &ResourceId, cascade: bool) -> Result<Vec<(Change, Expect)>, WriteError> {
     let children = view.children(id);
     if !children.is_empty() && !cascade {
         return Err(WriteError::HasChildren { id: id.clone(), children: children.len() });
@@ -572,13 +592,10 @@ fn take_off(
     }
     let mut changes = Vec::with_capacity(tagged.len() + deleted.len());
     for object in tagged {
-        let Some(mut document) = view.get(&object).map(|stored| stored.document) else { continue };
-        if let Some(Value::List(before)) = document.get(builtin::TAGS) {
-            let stays = |tag: &&Value| !matches!(tag, Value::Id(tag) if gone.contains(&**tag));
-            let left: Box<[Value]> = before.iter().filter(stays).cloned().collect();
-            document.set(builtin::TAGS, (!left.is_empty()).then_some(Value::List(left)));
-        }
-        changes.extend(update(view, &object, document)?);
+        let Some(document) = view.get(&object).map(|stored| stored.document) else { continue };
+        let mut left = stamps::listed(&document);
+        left.retain(|tag| !gone.contains(tag));
+        changes.extend(update_tags(view, &object, &left));
     }
     Ok(changes)
 }

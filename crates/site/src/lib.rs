@@ -12,7 +12,7 @@
 //!
 //! # Linked resources
 //! A resource with [`linked_from`](lockstep_model::LINKED_FROM) set is a copy of another site's: only the provider of its link writes
-//! it ([`linked`]), everyone else reads.
+//! it ([`linked`]), everyone else reads; but anyone tags it, as what is tagged is shared by both sites ([`stamps`]).
 //!
 //! # Collected resources
 //! A resource with [`collected_by`](lockstep_model::COLLECTED_BY) set is kept by a collector as its source has it ([`collected`]):
@@ -38,9 +38,10 @@ mod operations;
 pub mod seal;
 pub mod sessions;
 mod site;
+pub mod stamps;
 pub mod table;
 pub mod token;
 
-pub use inventory::{WriteError, Written, commit_error, update};
+pub use inventory::{WriteError, Written, commit_error, deletions, put, update, update_tags};
 pub use operations::{filter_spec, register};
 pub use site::{Config, OpenError, Progress, Site};

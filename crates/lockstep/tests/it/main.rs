@@ -9,6 +9,7 @@ mod crash;
 mod feed;
 mod inventory;
 mod links;
+mod links_fire;
 mod query;
 mod remote;
 mod sdk;

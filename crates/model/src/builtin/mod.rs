@@ -11,7 +11,10 @@ use std::sync::LazyLock;
 use crate::{Kind, Property, ResourceModel, TypeDef};
 
 pub use collectors::COLLECTOR;
-pub use links::{LINK, LINK_ADMINISTRATORS, LINK_ADMINISTRATORS_ID, SYNC_CURSOR, SYNC_PROVIDER};
+pub use links::{
+    LINK, LINK_ADMINISTRATORS, LINK_ADMINISTRATORS_ID, LINKED_ACQ_SPEC, SYNC_CURSOR, SYNC_PROVIDER, TAG_CONFLICT,
+    TAG_STAMPS,
+};
 pub use own::{ACCOUNT, RESOURCE_MODEL};
 pub use stats::{ACQ_SPEC, RESOURCE_ADDRESS, STATS_PROVIDER};
 
@@ -51,7 +54,9 @@ pub fn writing_service(resource_type: &str) -> Option<&'static str> {
         ACQ_SPEC => Some("com.vmware.vstats.acq_specs"),
         STATS_PROVIDER => Some("lockstep.stats.providers"),
         RESOURCE_ADDRESS => Some("lockstep.stats.points"),
-        LINK | SYNC_PROVIDER | SYNC_CURSOR => Some("com.vmware.vcenter.hvc.links"),
+        LINK | SYNC_PROVIDER | SYNC_CURSOR | LINKED_ACQ_SPEC | TAG_STAMPS | TAG_CONFLICT => {
+            Some("com.vmware.vcenter.hvc.links")
+        }
         COLLECTOR => Some("lockstep.collectors"),
         LINK_ADMINISTRATORS => Some("com.vmware.vcenter.hvc.management.administrators"),
         _ => None,
