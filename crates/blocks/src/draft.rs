@@ -31,7 +31,6 @@ const OPEN_LEAVES_MAX: usize = 64;
 pub struct Draft {
     store: std::sync::Weak<crate::store::Inner>,
     name: Name,
-    number: u64,
     // Held while the map changes; never while packs are flushed.
     making: Arc<Mutex<Making>>,
 }
@@ -118,6 +117,17 @@ impl DraftDisk {
     }
 }
 
+/// The disks that a draft began with; none when the record makes no sense.
+fn begun_disks(begun: &Begun) -> Option<Vec<DraftDisk>> {
+    let disk = |(size, leaves): (&DiskSize, &Vec<String>)| {
+        let leaves: Vec<Hash> = leaves.iter().map(|leaf| read_hex(leaf)).collect::<Option<_>>()?;
+        let is_whole = leaves.len() == leaf_count(blocks_of(size)) as usize;
+        is_whole.then(|| DraftDisk::new(*size, leaves))
+    };
+    let is_whole = begun.disks.len() == begun.leaves.len();
+    is_whole.then(|| begun.disks.iter().zip(&begun.leaves).map(disk).collect()).flatten()
+}
+
 impl Making {
     fn disk(&mut self, key: u32) -> Result<&mut DraftDisk, Error> {
         self.disks.iter_mut().find(|disk| disk.size.key == key).ok_or(Error::NoDisk(key))
@@ -162,54 +172,41 @@ impl Draft {
         let leaves = making.iter().map(|disk| disk.leaves.iter().map(hex).collect()).collect();
         let begun = Begun { version: 1, number, disks: disks.to_vec(), leaves };
         let log = DraftLog::create(&store.inner.writer, name, &begun)?;
-        Ok(Self::new(store, name, number, log, making, stored_bytes))
+        Ok(Self::new(store, name, log, making, stored_bytes))
     }
 
-    fn new(store: &Store, name: &Name, number: u64, log: DraftLog, disks: Vec<DraftDisk>, stored_bytes: u64) -> Self {
+    fn new(store: &Store, name: &Name, log: DraftLog, disks: Vec<DraftDisk>, stored_bytes: u64) -> Self {
         let making = Making { log, disks, stored_bytes, pins: Hashes::default(), edits: 0, is_over: false };
-        Self { store: Arc::downgrade(&store.inner), name: name.clone(), number, making: Arc::new(Mutex::new(making)) }
+        Self { store: Arc::downgrade(&store.inner), name: name.clone(), making: Arc::new(Mutex::new(making)) }
     }
 
     /// Opens a draft by its log.
     pub(crate) fn open(store: &Store, name: &Name) -> Result<Self, Error> {
-        let (log, records) = DraftLog::open(&*store.inner.storage, name)?;
         let damaged = || Error::Damaged { what: format!("the log of draft {name}") };
-        let mut records = records.into_iter();
-        let Some(Record::Begun(begun)) = records.next() else { return Err(damaged()) };
-        if begun.disks.len() != begun.leaves.len() {
-            return Err(damaged());
-        }
-        let disk = |(size, leaves): (&DiskSize, &Vec<String>)| {
-            let leaves: Vec<Hash> = leaves.iter().map(|leaf| read_hex(leaf)).collect::<Option<_>>()?;
-            let is_whole = leaves.len() == leaf_count(blocks_of(size)) as usize;
-            is_whole.then(|| DraftDisk::new(*size, leaves))
-        };
-        let disks = begun.disks.iter().zip(&begun.leaves).map(disk).collect::<Option<Vec<_>>>().ok_or_else(damaged)?;
-        let draft = Self::new(store, name, begun.number, log, disks, 0);
-        let mut making = draft.making.lock();
-        for record in records {
-            match record {
-                Record::Begun(_) => return Err(damaged()),
-                Record::Stored(bytes) => making.stored_bytes = bytes,
-                Record::Entries(key, entries) => {
-                    let disk = making.disk(key)?;
-                    check_entries(disk, &entries).map_err(|_| damaged())?;
-                    disk.set(store, &entries)?;
-                }
+        let (mut has_begun, mut disks, mut stored_bytes) = (false, Vec::new(), 0);
+        let log = DraftLog::open(&*store.inner.storage, name, |record| match record {
+            Record::Begun(begun) if !has_begun => {
+                has_begun = true;
+                disks = begun_disks(&begun).ok_or_else(damaged)?;
+                Ok(())
             }
-        }
-        drop(making);
-        Ok(draft)
+            Record::Begun(_) => Err(damaged()),
+            Record::Stored(bytes) => {
+                stored_bytes = bytes;
+                Ok(())
+            }
+            Record::Entries(key, entries) => {
+                let disk = disks.iter_mut().find(|disk| disk.size.key == key).ok_or_else(damaged)?;
+                check_entries(disk, &entries).map_err(|_| damaged())?;
+                disk.set(store, &entries).map(drop)
+            }
+        })?;
+        if has_begun { Ok(Self::new(store, name, log, disks, stored_bytes)) } else { Err(damaged()) }
     }
 
     /// Its name.
     pub fn name(&self) -> &Name {
         &self.name
-    }
-
-    /// Its place in the order of drafts.
-    pub(crate) fn number(&self) -> u64 {
-        self.number
     }
 
     fn store(&self) -> Result<Store, Error> {
@@ -365,11 +362,12 @@ impl Draft {
     pub fn abandon(&self) -> Result<(), Error> {
         let store = self.store()?;
         store.inner.writer.check()?;
-        let mut catalog = store.inner.catalog.lock();
+        let _changing = store.inner.changing.lock();
         let mut making = self.making()?;
         store.inner.writer.remove(&self.name.file(draft_log::KIND))?;
         making.is_over = true;
-        catalog.drafts.remove(&self.name);
+        drop(making);
+        store.inner.catalog.lock().drafts.remove(&self.name);
         Ok(())
     }
 

@@ -59,6 +59,8 @@ impl Store {
     /// in one of the lists, or is made of what is wanted.
     fn mark(&self) -> Result<Hashes, Error> {
         let (mut instances, drafts): (Vec<Arc<Instance>>, Vec<Name>) = {
+            // What a draft that is about to begin has stored for itself may not be wanted.
+            let _changing = self.inner.changing.lock();
             let mut catalog = self.inner.catalog.lock();
             if let Some(name) = catalog.damaged.first() {
                 return Err(Error::Damaged { what: format!("instance {name}") });

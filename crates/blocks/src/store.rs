@@ -36,7 +36,10 @@ pub(crate) struct Inner {
     pub(crate) tier: Option<Tier>,
     // Held for look-ups, never while a file is read.
     pub(crate) index: RwLock<Index>,
-    // Held for look-ups, and while an instance's file changes.
+    /// Held while instances and drafts come, change and go, with all that this reads and writes, also in the object store.
+    // Locked first of all, but for `collecting`.
+    pub(crate) changing: Mutex<()>,
+    // Held for look-ups, never while a file is read or written. Locked before a draft.
     pub(crate) catalog: Mutex<Catalog>,
     /// Held by the one collection of garbage that is under way.
     pub(crate) collecting: Mutex<()>,
@@ -61,10 +64,15 @@ pub(crate) struct Catalog {
     pub(crate) leaving: Vec<Arc<Instance>>,
     /// Instances whose files are damaged: nobody knows what they need.
     pub(crate) damaged: Vec<Name>,
-    /// Those that were not used since the start are not opened yet.
-    pub(crate) drafts: BTreeMap<Name, Option<Draft>>,
-    /// Drafts so far: their order.
-    pub(crate) draft_numbers: u64,
+    pub(crate) drafts: BTreeMap<Name, DraftPlace>,
+}
+
+/// A draft that there is.
+pub(crate) struct DraftPlace {
+    /// Its place in the order of drafts.
+    number: u64,
+    /// None until it is used for the first time since the start.
+    draft: Option<Draft>,
 }
 
 impl Catalog {
@@ -136,7 +144,15 @@ impl Store {
                     Err(error) => return Err(error),
                 }
             } else if let Some(name) = Name::of_file(&file, draft_log::KIND) {
-                catalog.drafts.insert(name, None);
+                match draft_log::begun(&*storage, &name)? {
+                    Some(begun) => {
+                        drop(catalog.drafts.insert(name, DraftPlace { number: begun.number, draft: None }));
+                    }
+                    None => {
+                        tracing::warn!(draft = %name, "a draft is dropped: it never began, or is damaged");
+                        storage.remove(&file).map_err(Error::io(format!("removing {file}")))?;
+                    }
+                }
             } else if file.starts_with("writing.") || file.starts_with("beginning.") {
                 storage.remove(&file).map_err(Error::io(format!("removing {file}")))?;
             }
@@ -177,35 +193,12 @@ impl Store {
             writer,
             tier,
             index: RwLock::new(index),
+            changing: Mutex::new(()),
             catalog: Mutex::new(catalog),
             collecting: Mutex::new(()),
             _lock: lock,
         };
-        let store = Self { inner: Arc::new(inner) };
-        store.number_drafts();
-        Ok(store)
-    }
-
-    /// New drafts come behind those that are there.
-    fn number_drafts(&self) {
-        let names: Vec<Name> = self.inner.catalog.lock().drafts.keys().cloned().collect();
-        for name in names {
-            match self.draft(&name) {
-                Ok(Some(draft)) => {
-                    let mut catalog = self.inner.catalog.lock();
-                    catalog.draft_numbers = catalog.draft_numbers.max(draft.number() + 1);
-                }
-                Ok(None) => {}
-                Err(error) => {
-                    // It never began, or cannot be read: its source begins anew.
-                    tracing::warn!(%error, draft = %name, "a draft is dropped");
-                    self.inner.catalog.lock().drafts.remove(&name);
-                    if let Err(error) = self.inner.storage.remove(&name.file(draft_log::KIND)) {
-                        tracing::warn!(%error, draft = %name, "a draft that cannot be read was not removed");
-                    }
-                }
-            }
-        }
+        Ok(Self { inner: Arc::new(inner) })
     }
 
     /// What the store holds.
@@ -271,51 +264,68 @@ impl Store {
     /// are none.
     pub fn begin(&self, name: &Name, base: Option<&Name>, disks: &[DiskSize]) -> Result<Draft, Error> {
         check_disks(disks)?;
-        let mut catalog = self.inner.catalog.lock();
-        if catalog.instances.contains_key(name) {
-            return Err(Error::Exists(name.clone()));
-        }
-        let find = |base: &Name| catalog.instances.get(base).cloned().ok_or_else(|| Error::NoInstance(base.clone()));
-        let base = base.map(find).transpose()?;
-        let number = catalog.draft_numbers;
+        let _changing = self.inner.changing.lock();
+        let (base, number) = {
+            let catalog = self.inner.catalog.lock();
+            if catalog.instances.contains_key(name) {
+                return Err(Error::Exists(name.clone()));
+            }
+            let find =
+                |base: &Name| catalog.instances.get(base).cloned().ok_or_else(|| Error::NoInstance(base.clone()));
+            let last = catalog.drafts.values().map(|place| place.number).max();
+            (base.map(find).transpose()?, last.map_or(0, |last| last + 1))
+        };
         let draft = Draft::begin(self, name, base.as_deref(), disks, number)?;
-        catalog.draft_numbers += 1;
-        if let Some(Some(before)) = catalog.drafts.insert(name.clone(), Some(draft.clone())) {
+        let place = DraftPlace { number, draft: Some(draft.clone()) };
+        let before = self.inner.catalog.lock().drafts.insert(name.clone(), place);
+        if let Some(before) = before.and_then(|before| before.draft) {
             before.end();
         }
         Ok(draft)
     }
 
-    /// A draft that was begun, also before a restart.
+    /// A draft that was begun, also before a restart. One whose log is damaged is dropped: its source begins anew.
     ///
     /// # Errors
-    /// What reading its log meets.
+    /// What reading its log meets; [`Error::Full`] when there is no room for the leaves that it has.
     pub fn draft(&self, name: &Name) -> Result<Option<Draft>, Error> {
-        match self.inner.catalog.lock().drafts.get(name) {
+        let known = || self.inner.catalog.lock().drafts.get(name).map(|place| place.draft.clone());
+        match known() {
             None => return Ok(None),
-            Some(Some(draft)) => return Ok(Some(draft.clone())),
+            Some(Some(draft)) => return Ok(Some(draft)),
             Some(None) => {}
         }
-        // Outside of the catalog's lock: leaves are read.
-        let opened = Draft::open(self, name)?;
-        Ok(self.inner.catalog.lock().drafts.get_mut(name).map(|place| place.get_or_insert(opened).clone()))
+        // One opens it: an open log has one end.
+        let _changing = self.inner.changing.lock();
+        match known() {
+            None => return Ok(None),
+            Some(Some(draft)) => return Ok(Some(draft)),
+            Some(None) => {}
+        }
+        match Draft::open(self, name) {
+            Ok(opened) => {
+                if let Some(place) = self.inner.catalog.lock().drafts.get_mut(name) {
+                    place.draft = Some(opened.clone());
+                }
+                Ok(Some(opened))
+            }
+            Err(Error::Damaged { what }) => {
+                tracing::warn!(what, draft = %name, "a draft is dropped: it is damaged");
+                self.inner.writer.remove(&name.file(draft_log::KIND))?;
+                self.inner.catalog.lock().drafts.remove(name);
+                Ok(None)
+            }
+            Err(error) => Err(error),
+        }
     }
 
     /// The drafts of a replication, the oldest first.
-    ///
-    /// # Errors
-    /// What reading their logs meets.
-    pub fn drafts(&self, replication: &str) -> Result<Vec<Name>, Error> {
-        let names: Vec<Name> = {
-            let catalog = self.inner.catalog.lock();
-            catalog.drafts.keys().filter(|name| name.replication() == replication).cloned().collect()
-        };
-        let mut drafts = Vec::new();
-        for name in names {
-            drafts.extend(self.draft(&name)?.map(|draft| (draft.number(), name)));
-        }
+    pub fn drafts(&self, replication: &str) -> Vec<Name> {
+        let catalog = self.inner.catalog.lock();
+        let of_it = catalog.drafts.iter().filter(|(name, _)| name.replication() == replication);
+        let mut drafts: Vec<_> = of_it.map(|(name, place)| (place.number, name.clone())).collect();
         drafts.sort_unstable();
-        Ok(drafts.into_iter().map(|(_, name)| name).collect())
+        drafts.into_iter().map(|(_, name)| name).collect()
     }
 
     /// Removes an instance. Its blocks go with the next collection of garbage; who reads it reads on.
