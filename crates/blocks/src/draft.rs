@@ -13,7 +13,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use parking_lot::Mutex;
+use parking_lot::{Condvar, Mutex};
 
 use crate::draft_log::{self, Begun, DraftLog, Record};
 use crate::format::{LEAF_BLOCKS, encode_leaf, hash_of, hex, leaf_blocks, leaf_count, read_hex};
@@ -31,8 +31,23 @@ const OPEN_LEAVES_MAX: usize = 64;
 pub struct Draft {
     store: std::sync::Weak<crate::store::Inner>,
     name: Name,
-    // Held while the map changes; never while packs are flushed.
+    // Held while the map changes; never while packs are flushed, or the object store is asked for an instance.
     making: Arc<Mutex<Making>>,
+    /// Told when a map may be changed again.
+    released: Arc<Condvar>,
+}
+
+/// A map that nobody changes, because it is being committed.
+struct Held<'a> {
+    draft: &'a Draft,
+    stored_bytes: u64,
+}
+
+impl Drop for Held<'_> {
+    fn drop(&mut self) {
+        self.draft.making.lock().is_held = false;
+        self.draft.released.notify_all();
+    }
 }
 
 struct Making {
@@ -43,6 +58,8 @@ struct Making {
     pins: Hashes,
     /// How often the map was changed.
     edits: u64,
+    /// Whether it is being committed: nobody changes the map meanwhile.
+    is_held: bool,
     is_over: bool,
 }
 
@@ -176,8 +193,14 @@ impl Draft {
     }
 
     fn new(store: &Store, name: &Name, log: DraftLog, disks: Vec<DraftDisk>, stored_bytes: u64) -> Self {
-        let making = Making { log, disks, stored_bytes, pins: Hashes::default(), edits: 0, is_over: false };
-        Self { store: Arc::downgrade(&store.inner), name: name.clone(), making: Arc::new(Mutex::new(making)) }
+        let making =
+            Making { log, disks, stored_bytes, pins: Hashes::default(), edits: 0, is_held: false, is_over: false };
+        Self {
+            store: Arc::downgrade(&store.inner),
+            name: name.clone(),
+            making: Arc::new(Mutex::new(making)),
+            released: Arc::default(),
+        }
     }
 
     /// Opens a draft by its log.
@@ -261,6 +284,10 @@ impl Draft {
     pub fn set(&self, disk: u32, entries: &[(u32, Option<Hash>)]) -> Result<(), Error> {
         let store = self.store()?;
         let mut guard = self.making()?;
+        self.released.wait_while(&mut guard, |making| making.is_held);
+        if guard.is_over {
+            return Err(Error::NoDraft(self.name.clone()));
+        }
         let making = &mut *guard;
         check_entries(making.disk(disk)?, entries)?;
         making.log.append(disk, entries)?;
@@ -297,27 +324,39 @@ impl Draft {
             let (disks, edits) = self.checked_map(&store, root)?;
             store.inner.writer.flush()?;
             store.upload()?;
-            // The catalog is locked before a draft, everywhere.
-            let mut catalog = store.inner.catalog.lock();
-            let mut making = self.making()?;
-            if making.edits != edits {
+            let _changing = store.inner.changing.lock();
+            let Some(held) = self.hold(edits)? else {
                 // Somebody has set something meanwhile.
                 continue;
-            }
-            let of_it = catalog.instances.values().filter(|one| one.name.replication() == self.name.replication());
-            let sequence = of_it.map(|one| one.state.sequence).max().unwrap_or(0) + 1;
-            let state = InstanceState { time_ms, sequence, stored_bytes: making.stored_bytes, is_pinned: false };
+            };
+            let of_it = store.instances(self.name.replication());
+            let sequence = of_it.last().map_or(0, |last| last.state.sequence) + 1;
+            let state = InstanceState { time_ms, sequence, stored_bytes: held.stored_bytes, is_pinned: false };
             let instance = Arc::new(Instance { name: self.name.clone(), root: *root, state, disks });
-            store.write_instance(&instance)?;
-            catalog.instances.insert(self.name.clone(), instance.clone());
-            making.is_over = true;
-            catalog.drafts.remove(&self.name);
+            store.write_new_instance(&instance)?;
+            {
+                // Both at once: it is one or the other to whoever looks.
+                let mut catalog = store.inner.catalog.lock();
+                catalog.instances.insert(self.name.clone(), instance.clone());
+                catalog.drafts.remove(&self.name);
+                self.making.lock().is_over = true;
+            }
             // One that stays is removed at the next start.
             if let Err(error) = store.inner.storage.remove(&self.name.file(draft_log::KIND)) {
                 tracing::warn!(%error, draft = %self.name, "the log of a draft that was committed was not removed");
             }
             return Ok(instance);
         }
+    }
+
+    /// Lets nobody change the map until what this answers is dropped; none when it was changed since so many edits.
+    fn hold(&self, edits: u64) -> Result<Option<Held<'_>>, Error> {
+        let mut making = self.making()?;
+        if making.edits != edits {
+            return Ok(None);
+        }
+        making.is_held = true;
+        Ok(Some(Held { draft: self, stored_bytes: making.stored_bytes }))
     }
 
     /// The map, which has the root and all of its blocks, and how often it was changed.
@@ -363,6 +402,8 @@ impl Draft {
         let store = self.store()?;
         store.inner.writer.check()?;
         let _changing = store.inner.changing.lock();
+        drop(self.making()?);
+        store.settle(&self.name)?;
         let mut making = self.making()?;
         store.inner.writer.remove(&self.name.file(draft_log::KIND))?;
         making.is_over = true;

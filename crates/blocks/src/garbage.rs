@@ -61,6 +61,9 @@ impl Store {
         let (mut instances, drafts): (Vec<Arc<Instance>>, Vec<Name>) = {
             // What a draft that is about to begin has stored for itself may not be wanted.
             let _changing = self.inner.changing.lock();
+            if let Some(tier) = &self.inner.tier {
+                tier.settle_all()?;
+            }
             let mut catalog = self.inner.catalog.lock();
             if let Some(name) = catalog.damaged.first() {
                 return Err(Error::Damaged { what: format!("instance {name}") });

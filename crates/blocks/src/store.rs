@@ -128,7 +128,7 @@ impl Store {
     fn open_in(storage: Arc<dyn Storage>, remote: Option<Arc<dyn Remote>>, lock: Option<File>) -> Result<Self, Error> {
         let tier = remote.map(|remote| Tier::open(remote, &*storage)).transpose()?;
         if let Some(tier) = &tier {
-            tier.fetch_instances(&*storage, instance::KIND)?;
+            tier.fetch_instances(&*storage)?;
         }
         let (mut index, mut catalog, mut packs) = (Index::default(), Catalog::default(), Vec::new());
         for file in storage.list().map_err(Error::io("listing the store"))? {
@@ -275,6 +275,7 @@ impl Store {
             let last = catalog.drafts.values().map(|place| place.number).max();
             (base.map(find).transpose()?, last.map_or(0, |last| last + 1))
         };
+        self.settle(name)?;
         let draft = Draft::begin(self, name, base.as_deref(), disks, number)?;
         let place = DraftPlace { number, draft: Some(draft.clone()) };
         let before = self.inner.catalog.lock().drafts.insert(name.clone(), place);
@@ -334,17 +335,15 @@ impl Store {
     /// [`Error::NoInstance`], [`Error::Io`].
     pub fn remove(&self, name: &Name) -> Result<(), Error> {
         self.inner.writer.check()?;
-        let mut catalog = self.inner.catalog.lock();
-        if !catalog.instances.contains_key(name) {
-            return Err(Error::NoInstance(name.clone()));
-        }
+        let _changing = self.inner.changing.lock();
+        self.instance(name).ok_or_else(|| Error::NoInstance(name.clone()))?;
         if let Some(tier) = &self.inner.tier {
-            tier.remove_instance(&name.file(instance::KIND))?;
+            tier.remove_instance(name)?;
         }
         self.inner.writer.remove(&name.file(instance::KIND))?;
-        if let Some(instance) = catalog.instances.remove(name) {
-            catalog.leaving.push(instance);
-        }
+        let mut catalog = self.inner.catalog.lock();
+        let removed = catalog.instances.remove(name);
+        catalog.leaving.extend(removed);
         Ok(())
     }
 
@@ -354,11 +353,12 @@ impl Store {
     /// [`Error::NoInstance`], [`Error::Io`].
     pub fn pin(&self, name: &Name, is_pinned: bool) -> Result<(), Error> {
         self.inner.writer.check()?;
-        let mut catalog = self.inner.catalog.lock();
-        let found = catalog.instances.get(name).ok_or_else(|| Error::NoInstance(name.clone()))?;
-        let mut changed = Instance::clone(found);
+        let _changing = self.inner.changing.lock();
+        let found = self.instance(name).ok_or_else(|| Error::NoInstance(name.clone()))?;
+        let mut changed = Instance::clone(&found);
         changed.state.is_pinned = is_pinned;
         self.write_instance(&changed)?;
+        let mut catalog = self.inner.catalog.lock();
         // Whoever reads the instance holds the one from before.
         let before = catalog.instances.insert(name.clone(), Arc::new(changed));
         catalog.leaving.extend(before);
@@ -379,9 +379,23 @@ impl Store {
     /// Writes the file of an instance, here and in the object store, which comes first: it counts.
     pub(crate) fn write_instance(&self, instance: &Instance) -> Result<(), Error> {
         if let Some(tier) = &self.inner.tier {
-            tier.put_instance(&instance.name.file(instance::KIND), instance.encode()?.into())?;
+            tier.put_instance(&instance.name, instance.encode()?.into())?;
         }
         instance.write(&self.inner.writer)
+    }
+
+    /// As above, of an instance that there was not before: when this fails, it must not come back from the object store.
+    pub(crate) fn write_new_instance(&self, instance: &Instance) -> Result<(), Error> {
+        let written = self.write_instance(instance);
+        if let Some(tier) = &self.inner.tier {
+            tier.doubt(&instance.name, written.is_err());
+        }
+        written
+    }
+
+    /// Makes sure that the object store has no instance of a commit that failed.
+    pub(crate) fn settle(&self, name: &Name) -> Result<(), Error> {
+        self.inner.tier.as_ref().map_or(Ok(()), |tier| tier.settle(name))
     }
 
     /// Brings all that was stored so far to the object store, when there is one.
