@@ -11,7 +11,7 @@ use parking_lot::{Mutex, RwLock};
 
 use crate::draft::{self, Draft};
 use crate::draft_log;
-use crate::format::{DISK_BYTES_MAX, block_count, decode_leaf, leaf_blocks};
+use crate::format::{DISK_BYTES_MAX, block_count, decode_leaf, encode_leaf, leaf_blocks};
 use crate::index::Index;
 use crate::instance::{self, DiskSize, Instance};
 use crate::pack::{self, Damaged};
@@ -252,8 +252,15 @@ impl Store {
     /// # Errors
     /// [`Error::NoInstance`], [`Error::NoDisk`], [`Error::Invalid`] behind the disk's end, and what reading meets.
     pub fn leaf(&self, name: &Name, disk: u32, number: u32) -> Result<Bytes, Error> {
-        let hash = self.leaf_hashes(name, disk, number, 1)?;
-        let hash = hash.first().ok_or_else(|| Error::Invalid(format!("disk {disk} has no leaf {number}")))?;
+        let instance = self.instance(name).ok_or_else(|| Error::NoInstance(name.clone()))?;
+        let map = instance.disk(disk)?;
+        let hash = map.leaves.get(number as usize);
+        let hash = hash.ok_or_else(|| Error::Invalid(format!("disk {disk} has no leaf {number}")))?;
+        let count = leaf_blocks(blocks_of(&map.size), number);
+        // Leaves of zeroes are not stored.
+        if *hash == draft::zero_leaf(count) {
+            return Ok(encode_leaf(&vec![None; count as usize]).into());
+        }
         self.read(hash)
     }
 

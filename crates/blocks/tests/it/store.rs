@@ -8,7 +8,7 @@ use lockstep_blocks::format::{encode_leaf, hash_of, leaf_blocks, leaf_count, roo
 use lockstep_blocks::{BLOCK_BYTES, Block, DiskSize, Error, Hash, LEAF_BLOCKS, Rule, Store, export_raw};
 use lockstep_storage::faulty::Disk;
 
-use crate::harness::{BLOCKS, DISK, commit, content, name, read, root};
+use crate::harness::{BLOCKS, DISK, commit, content, map, name, read, root};
 
 fn packs(directory: &Path) -> Vec<std::path::PathBuf> {
     let files = std::fs::read_dir(directory).unwrap().map(|file| file.unwrap().path());
@@ -232,4 +232,18 @@ fn an_export_is_the_disk_with_holes() {
     assert!(std::fs::read(&path).unwrap() == expected);
     use std::os::unix::fs::MetadataExt;
     assert!(path.metadata().unwrap().blocks() * 512 < DISK.bytes / 4, "zeroes take room");
+}
+
+#[test]
+fn every_leaf_of_an_instance_is_told_also_one_of_zeroes() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = Store::open(directory.path()).unwrap();
+    commit(&store, "a", &[1]).unwrap();
+    commit(&store, "zeroes", &[]).unwrap();
+    for (instance, map) in [("a", map(&[1])), ("zeroes", map(&[]))] {
+        let leaf = store.leaf(&name(instance), DISK.key, 0).unwrap();
+        assert_eq!(leaf, encode_leaf(&map));
+        assert_eq!(store.leaf_hashes(&name(instance), DISK.key, 0, 9).unwrap(), [hash_of(&leaf)]);
+        assert!(matches!(store.leaf(&name(instance), DISK.key, 1), Err(Error::Invalid(_))));
+    }
 }
