@@ -20,7 +20,7 @@ use crate::format::{LEAF_BLOCKS, encode_leaf, hash_of, hex, leaf_blocks, leaf_co
 use crate::index::Hashes;
 use crate::instance::{DiskMap, DiskSize, Instance, InstanceState, root_of};
 use crate::pack::{Block, PLAIN_BYTES_MAX};
-use crate::store::{Store, blocks_of};
+use crate::store::{Store, block_bytes, blocks_of};
 use crate::{BLOCK_BYTES, Error, Hash, Name};
 
 /// Leaves of a draft in memory: 128 KiB each.
@@ -69,8 +69,10 @@ struct DraftDisk {
     blocks: u32,
     leaves: Vec<Hash>,
     open: BTreeMap<u32, Vec<Option<Hash>>>,
-    /// Leaves that differ from the base's, perhaps.
+    /// Leaves that differ from the base's, perhaps, or must.
     changed: BTreeSet<u32>,
+    /// The leaf in which the base's disk ends, or this one, when they do not end alike.
+    resized: Option<u32>,
 }
 
 /// The hash of a leaf of so many blocks of zeroes. It is not stored.
@@ -85,7 +87,7 @@ pub(crate) fn zero_leaf(count: u32) -> Hash {
 
 impl DraftDisk {
     fn new(size: DiskSize, leaves: Vec<Hash>) -> Self {
-        Self { blocks: blocks_of(&size), size, leaves, open: BTreeMap::new(), changed: BTreeSet::new() }
+        Self { blocks: blocks_of(&size), size, leaves, open: BTreeMap::new(), changed: BTreeSet::new(), resized: None }
     }
 
     /// Stores an open leaf.
@@ -136,13 +138,18 @@ impl DraftDisk {
 
 /// The disks that a draft began with; none when the record makes no sense.
 fn begun_disks(begun: &Begun) -> Option<Vec<DraftDisk>> {
-    let disk = |(size, leaves): (&DiskSize, &Vec<String>)| {
+    let disk = |((size, leaves), resized): ((&DiskSize, &Vec<String>), &Option<u32>)| {
         let leaves: Vec<Hash> = leaves.iter().map(|leaf| read_hex(leaf)).collect::<Option<_>>()?;
         let is_whole = leaves.len() == leaf_count(blocks_of(size)) as usize;
-        is_whole.then(|| DraftDisk::new(*size, leaves))
+        let is_whole = is_whole && resized.is_none_or(|leaf| (leaf as usize) < leaves.len());
+        is_whole.then(|| DraftDisk {
+            changed: resized.iter().copied().collect(),
+            resized: *resized,
+            ..DraftDisk::new(*size, leaves)
+        })
     };
-    let is_whole = begun.disks.len() == begun.leaves.len();
-    is_whole.then(|| begun.disks.iter().zip(&begun.leaves).map(disk).collect()).flatten()
+    let is_whole = begun.disks.len() == begun.leaves.len() && begun.disks.len() == begun.resized.len();
+    is_whole.then(|| begun.disks.iter().zip(&begun.leaves).zip(&begun.resized).map(disk).collect()).flatten()
 }
 
 impl Making {
@@ -170,6 +177,11 @@ impl Draft {
             let common = leaves.len().min(old.leaves.len());
             leaves[..common].copy_from_slice(&old.leaves[..common]);
             let mut disk = DraftDisk::new(*size, leaves);
+            if common > 0 && old.size.bytes != size.bytes {
+                // The block at the shorter one's end has another length.
+                disk.resized = Some(common as u32 - 1);
+                disk.changed.extend(disk.resized);
+            }
             // The last leaf of a disk that was resized has another number of entries.
             let (old_blocks, last) = (blocks_of(&old.size), common.saturating_sub(1) as u32);
             if common > 0 && leaf_blocks(old_blocks, last) != leaf_blocks(blocks, last) {
@@ -187,7 +199,8 @@ impl Draft {
         }
         store.inner.writer.flush()?;
         let leaves = making.iter().map(|disk| disk.leaves.iter().map(hex).collect()).collect();
-        let begun = Begun { version: 1, number, disks: disks.to_vec(), leaves };
+        let resized = making.iter().map(|disk| disk.resized).collect();
+        let begun = Begun { version: 1, number, disks: disks.to_vec(), leaves, resized };
         let log = DraftLog::create(&store.inner.writer, name, &begun)?;
         Ok(Self::new(store, name, log, making, stored_bytes))
     }
@@ -317,7 +330,8 @@ impl Draft {
     /// Makes it an instance, whole or not at all.
     ///
     /// # Errors
-    /// [`Error::RootDiffers`] when the map has another root than `root`, [`Error::BlockMissing`]; the draft is as it was then.
+    /// [`Error::RootDiffers`] when the map has another root than `root`, [`Error::BlockMissing`], [`Error::Invalid`] for a block that is
+    /// shorter or longer than that of the disk; the draft is as it was then. [`Error::Away`], [`Error::Io`]; then it may be tried again.
     pub fn commit(&self, root: &Hash, time_ms: i64) -> Result<Arc<Instance>, Error> {
         let store = self.store()?;
         loop {
@@ -376,18 +390,23 @@ impl Draft {
         Ok((disks, making.edits))
     }
 
-    /// Whether all blocks of the leaves that it changed are there. Those of the others belong to its base, and stay while it lasts.
+    /// Whether all blocks of the leaves that it changed are there, and as long as the disk's are. Those of the others belong to its base,
+    /// and stay while it lasts.
     fn check_blocks(&self, store: &Store, disk: &DraftDisk) -> Result<(), Error> {
-        for number in &disk.changed {
-            let entries = store.read_leaf(&disk.leaves[*number as usize], disk.blocks, *number)?;
+        let key = disk.size.key;
+        for leaf in &disk.changed {
+            let entries = store.read_leaf(&disk.leaves[*leaf as usize], disk.blocks, *leaf)?;
             let mut index = store.inner.index.write();
-            for (at, hash) in entries.iter().enumerate() {
-                if let Some(hash) = hash
-                    && !index.want(hash)
-                {
-                    // A leaf has at most 4096 entries.
-                    let number = number * LEAF_BLOCKS + at as u32;
-                    return Err(Error::BlockMissing { disk: disk.size.key, number, hash: *hash });
+            for (number, hash) in (leaf * LEAF_BLOCKS..).zip(entries) {
+                let Some(hash) = hash else { continue };
+                if !index.want(&hash) {
+                    return Err(Error::BlockMissing { disk: key, number, hash });
+                }
+                let expected = block_bytes(&disk.size, number);
+                let found = index.places.get(&hash).map_or(0, |place| place.plain_bytes);
+                if found != expected {
+                    let what = format!("block {number} of disk {key} has {found} bytes, not {expected}");
+                    return Err(Error::Invalid(what));
                 }
             }
         }

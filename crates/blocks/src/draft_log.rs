@@ -44,6 +44,8 @@ pub(crate) struct Begun {
     pub(crate) disks: Vec<DiskSize>,
     /// The leaves that each disk begins with, in hex digits.
     pub(crate) leaves: Vec<Vec<String>>,
+    /// For each disk, the leaf in which it or the base's ends, when they do not end alike.
+    pub(crate) resized: Vec<Option<u32>>,
 }
 
 /// Entries of the map of a disk: the number of a block, and what it is; none for zeroes.
@@ -257,6 +259,7 @@ mod tests {
             number: 7,
             disks: vec![DiskSize { key: 2000, bytes: 1 << 20 }],
             leaves: vec![vec!["00".to_owned()]],
+            resized: vec![None],
         };
         let entries = vec![(3, Some([9; 32])), (4, None)];
         let mut log = DraftLog::create(&Writer::new(Arc::new(disk.clone()), 0), &name, &begun).unwrap();
@@ -277,7 +280,7 @@ mod tests {
     #[test]
     fn a_long_log_is_read_in_pieces() {
         let (disk, name) = (Disk::default(), Name::new("r", "i").unwrap());
-        let begun = Begun { version: 1, number: 1, disks: Vec::new(), leaves: Vec::new() };
+        let begun = Begun { version: 1, number: 1, disks: Vec::new(), leaves: Vec::new(), resized: Vec::new() };
         let mut log = DraftLog::create(&Writer::new(Arc::new(disk.clone()), 0), &name, &begun).unwrap();
         let entries: Entries = (0..40_000).map(|number| (number, Some([number as u8 | 1; 32]))).collect();
         for _ in 0..3 {

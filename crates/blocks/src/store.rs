@@ -18,7 +18,7 @@ use crate::pack::{self, Damaged};
 use crate::remote::Remote;
 use crate::tier::Tier;
 use crate::writer::Writer;
-use crate::{Error, Hash, Name, Rule, expired};
+use crate::{BLOCK_BYTES, Error, Hash, Name, Rule, expired};
 
 /// Most disks of an instance.
 const DISKS_MAX: usize = 64;
@@ -508,4 +508,11 @@ fn open_pack(storage: &dyn Storage, number: u32, index: &mut Index) -> Result<()
 /// The number of blocks of a disk.
 pub(crate) fn blocks_of(disk: &DiskSize) -> u32 {
     block_count(disk.bytes)
+}
+
+/// The length of a block of a disk: that of the last one ends with the disk.
+pub(crate) fn block_bytes(disk: &DiskSize, number: u32) -> u32 {
+    let left = disk.bytes.saturating_sub(u64::from(number) * BLOCK_BYTES as u64);
+    // At most BLOCK_BYTES.
+    left.min(BLOCK_BYTES as u64) as u32
 }

@@ -247,3 +247,35 @@ fn every_leaf_of_an_instance_is_told_also_one_of_zeroes() {
         assert!(matches!(store.leaf(&name(instance), DISK.key, 1), Err(Error::Invalid(_))));
     }
 }
+
+#[test]
+fn a_block_of_another_length_than_the_disk_has_there_is_not_committed() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = Store::open(directory.path()).unwrap();
+    let draft = store.begin(&name("a"), None, &[DISK]).unwrap();
+    let (short, whole) = (Block::of_plain(b"short"), Block::of_plain(&content(1)));
+    draft.put(&[short.clone(), whole.clone()]).unwrap();
+    let mut map = map(&[]);
+    map[3] = Some(short.hash);
+    draft.set(DISK.key, &[(3, map[3])]).unwrap();
+    let error = draft.commit(&root(&map), 1).unwrap_err();
+    assert_eq!(error.to_string(), "block 3 of disk 2000 has 5 bytes, not 65536");
+    map[3] = Some(whole.hash);
+    draft.set(DISK.key, &[(3, map[3])]).unwrap();
+    draft.commit(&root(&map), 1).unwrap();
+
+    // Of a disk that was cut within a block, what was whole is too long; also after a restart.
+    let cut = DiskSize { key: DISK.key, bytes: 3 * BLOCK_BYTES as u64 + 512 };
+    let root = |map: &[Option<Hash>]| root_hash([(cut.key, cut.bytes, &[hash_of(&encode_leaf(map))][..])]);
+    store.begin(&name("b"), Some(&name("a")), &[cut]).unwrap();
+    drop((draft, store));
+    let store = Store::open(directory.path()).unwrap();
+    let draft = store.draft(&name("b")).unwrap().unwrap();
+    let error = draft.commit(&root(&map[..4]), 1).unwrap_err();
+    assert_eq!(error.to_string(), "block 3 of disk 2000 has 65536 bytes, not 512");
+    let end = Block::of_plain(&content(1)[..512]);
+    map[3] = Some(end.hash);
+    draft.put(&[end]).unwrap();
+    draft.set(DISK.key, &[(3, map[3])]).unwrap();
+    draft.commit(&root(&map[..4]), 1).unwrap();
+}
