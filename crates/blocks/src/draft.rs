@@ -12,6 +12,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use parking_lot::{Condvar, Mutex};
 
@@ -54,6 +55,8 @@ struct Making {
     log: DraftLog,
     disks: Vec<DraftDisk>,
     stored_bytes: u64,
+    /// When it was begun or flushed last, in milliseconds since 1970.
+    used_ms: u64,
     /// Blocks that were found or put, and are in no map yet.
     pins: Hashes,
     /// How often the map was changed.
@@ -200,14 +203,22 @@ impl Draft {
         store.inner.writer.flush()?;
         let leaves = making.iter().map(|disk| disk.leaves.iter().map(hex).collect()).collect();
         let resized = making.iter().map(|disk| disk.resized).collect();
-        let begun = Begun { version: 1, number, disks: disks.to_vec(), leaves, resized };
+        let begun = Begun { version: 1, number, time_ms: now_ms(), disks: disks.to_vec(), leaves, resized };
         let log = DraftLog::create(&store.inner.writer, name, &begun)?;
-        Ok(Self::new(store, name, log, making, stored_bytes))
+        Ok(Self::new(store, name, log, making, stored_bytes, begun.time_ms))
     }
 
-    fn new(store: &Store, name: &Name, log: DraftLog, disks: Vec<DraftDisk>, stored_bytes: u64) -> Self {
-        let making =
-            Making { log, disks, stored_bytes, pins: Hashes::default(), edits: 0, is_held: false, is_over: false };
+    fn new(store: &Store, name: &Name, log: DraftLog, disks: Vec<DraftDisk>, stored_bytes: u64, used_ms: u64) -> Self {
+        let making = Making {
+            log,
+            disks,
+            stored_bytes,
+            used_ms,
+            pins: Hashes::default(),
+            edits: 0,
+            is_held: false,
+            is_over: false,
+        };
         Self {
             store: Arc::downgrade(&store.inner),
             name: name.clone(),
@@ -219,16 +230,17 @@ impl Draft {
     /// Opens a draft by its log.
     pub(crate) fn open(store: &Store, name: &Name) -> Result<Self, Error> {
         let damaged = || Error::Damaged { what: format!("the log of draft {name}") };
-        let (mut has_begun, mut disks, mut stored_bytes) = (false, Vec::new(), 0);
+        let (mut has_begun, mut disks, mut stored_bytes, mut used_ms) = (false, Vec::new(), 0, 0);
         let log = DraftLog::open(&*store.inner.storage, name, |record| match record {
             Record::Begun(begun) if !has_begun => {
                 has_begun = true;
+                used_ms = begun.time_ms;
                 disks = begun_disks(&begun).ok_or_else(damaged)?;
                 Ok(())
             }
             Record::Begun(_) => Err(damaged()),
-            Record::Stored(bytes) => {
-                stored_bytes = bytes;
+            Record::Flushed(bytes, time_ms) => {
+                (stored_bytes, used_ms) = (bytes, time_ms);
                 Ok(())
             }
             Record::Entries(key, entries) => {
@@ -237,7 +249,7 @@ impl Draft {
                 disk.set(store, &entries).map(drop)
             }
         })?;
-        if has_begun { Ok(Self::new(store, name, log, disks, stored_bytes)) } else { Err(damaged()) }
+        if has_begun { Ok(Self::new(store, name, log, disks, stored_bytes, used_ms)) } else { Err(damaged()) }
     }
 
     /// Its name.
@@ -322,8 +334,9 @@ impl Draft {
         // Blocks first: a map that is durable must not name what is not.
         store.inner.writer.flush()?;
         let mut making = self.making()?;
-        let stored = making.stored_bytes;
-        making.log.append_stored(stored)?;
+        let (stored, now) = (making.stored_bytes, now_ms());
+        making.log.append_flushed(stored, now)?;
+        making.used_ms = now;
         making.log.flush().inspect_err(|_| store.inner.writer.poison())
     }
 
@@ -431,6 +444,11 @@ impl Draft {
         Ok(())
     }
 
+    /// How long it has been neither begun nor flushed.
+    pub(crate) fn unused(&self) -> Duration {
+        Duration::from_millis(now_ms().saturating_sub(self.making.lock().used_ms))
+    }
+
     /// Another draft has taken its name.
     pub(crate) fn end(&self) {
         self.making.lock().is_over = true;
@@ -461,6 +479,13 @@ impl Draft {
         }
         Ok(())
     }
+}
+
+/// Milliseconds since 1970.
+fn now_ms() -> u64 {
+    // A clock that stands before 1970 makes all drafts young.
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(now.as_millis()).unwrap_or(u64::MAX)
 }
 
 fn check_entries(disk: &DraftDisk, entries: &[(u32, Option<Hash>)]) -> Result<(), Error> {

@@ -5,7 +5,7 @@
 //!   payload   kind u8
 //!     1 begun    JSON of `Begun`; the first record
 //!     2 entries  disk u32 │ count u32 │ (block u32 │ hash 32, of zeroes for a block of zeroes) × count
-//!     3 stored   bytes u64: how many were stored for it so far
+//!     3 flushed  bytes u64: how many were stored for it so far │ time u64: milliseconds since 1970
 //! ```
 //! Little endian. A torn end is cut: what was flushed is in front of it. A log is read a piece at a time, however long it is.
 
@@ -41,6 +41,8 @@ pub(crate) struct Begun {
     pub(crate) version: u32,
     /// Drafts have an order.
     pub(crate) number: u64,
+    /// When, in milliseconds since 1970.
+    pub(crate) time_ms: u64,
     pub(crate) disks: Vec<DiskSize>,
     /// The leaves that each disk begins with, in hex digits.
     pub(crate) leaves: Vec<Vec<String>>,
@@ -56,7 +58,8 @@ pub(crate) type Entries = Vec<(u32, Option<Hash>)>;
 pub(crate) enum Record {
     Begun(Begun),
     Entries(u32, Entries),
-    Stored(u64),
+    /// Bytes that were stored so far, and when that was.
+    Flushed(u64, u64),
 }
 
 /// A log that is appended to.
@@ -117,10 +120,10 @@ impl DraftLog {
         self.write(&bytes)
     }
 
-    /// Appends how many bytes were stored so far.
-    pub(crate) fn append_stored(&mut self, stored: u64) -> Result<(), Error> {
+    /// Appends how many bytes were stored so far, and when.
+    pub(crate) fn append_flushed(&mut self, stored: u64, time_ms: u64) -> Result<(), Error> {
         let mut bytes = Vec::new();
-        record(&mut bytes, 3, &[&stored.to_le_bytes()]);
+        record(&mut bytes, 3, &[&stored.to_le_bytes(), &time_ms.to_le_bytes()]);
         self.write(&bytes)
     }
 
@@ -230,7 +233,10 @@ fn read_record(bytes: &[u8]) -> Option<(Record, usize)> {
             let entries = content.chunks_exact(ENTRY_BYTES).map(entry).collect::<Option<_>>()?;
             Record::Entries(u32::from_le_bytes(*disk), entries)
         }
-        3 => Record::Stored(u64::from_le_bytes(*content.first_chunk()?)),
+        3 => {
+            let (stored, time_ms) = content.split_first_chunk::<8>()?;
+            Record::Flushed(u64::from_le_bytes(*stored), u64::from_le_bytes(*time_ms.first_chunk()?))
+        }
         _ => return None,
     };
     Some((found, 8 + payload.len()))
@@ -257,6 +263,7 @@ mod tests {
         let begun = Begun {
             version: 1,
             number: 7,
+            time_ms: 3,
             disks: vec![DiskSize { key: 2000, bytes: 1 << 20 }],
             leaves: vec![vec!["00".to_owned()]],
             resized: vec![None],
@@ -265,22 +272,23 @@ mod tests {
         let mut log = DraftLog::create(&Writer::new(Arc::new(disk.clone()), 0), &name, &begun).unwrap();
         log.append(2000, &entries).unwrap();
         let whole = log.end;
-        log.append_stored(77).unwrap();
-        let all = [Record::Begun(begun), Record::Entries(2000, entries), Record::Stored(77)];
+        log.append_flushed(77, 5).unwrap();
+        let all = [Record::Begun(begun), Record::Entries(2000, entries), Record::Flushed(77, 5)];
         assert_eq!(read(&disk, &name).1, all);
         for cut in 1..log.end - whole {
             log.file.truncate(log.end - cut).unwrap();
             let (opened, records) = read(&disk, &name);
             assert_eq!((opened.end, records.len()), (whole, 2), "cut by {cut}");
             log.end = whole;
-            log.append_stored(77).unwrap();
+            log.append_flushed(77, 5).unwrap();
         }
     }
 
     #[test]
     fn a_long_log_is_read_in_pieces() {
         let (disk, name) = (Disk::default(), Name::new("r", "i").unwrap());
-        let begun = Begun { version: 1, number: 1, disks: Vec::new(), leaves: Vec::new(), resized: Vec::new() };
+        let begun =
+            Begun { version: 1, number: 1, time_ms: 3, disks: Vec::new(), leaves: Vec::new(), resized: Vec::new() };
         let mut log = DraftLog::create(&Writer::new(Arc::new(disk.clone()), 0), &name, &begun).unwrap();
         let entries: Entries = (0..40_000).map(|number| (number, Some([number as u8 | 1; 32]))).collect();
         for _ in 0..3 {
@@ -293,7 +301,7 @@ mod tests {
             .into_iter()
             .flat_map(|record| match record {
                 Record::Entries(_, entries) => entries,
-                Record::Begun(_) | Record::Stored(_) => Vec::new(),
+                Record::Begun(_) | Record::Flushed(..) => Vec::new(),
             })
             .collect();
         assert_eq!(found, [&entries[..], &entries, &entries].concat());

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fs::File;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use lockstep_storage::{Directory, Storage};
@@ -334,6 +335,25 @@ impl Store {
         let mut drafts: Vec<_> = of_it.map(|(name, place)| (place.number, name.clone())).collect();
         drafts.sort_unstable();
         drafts.into_iter().map(|(_, name)| name).collect()
+    }
+
+    /// Abandons the drafts that were neither begun nor flushed for so long: their sources do not come back. Answers which.
+    ///
+    /// # Errors
+    /// As of [`Store::draft`] and [`Draft::abandon`]; some may be gone then.
+    pub fn drop_old_drafts(&self, age: Duration) -> Result<Vec<Name>, Error> {
+        let names: Vec<Name> = self.inner.catalog.lock().drafts.keys().cloned().collect();
+        let mut dropped = Vec::new();
+        for name in names {
+            let Some(draft) = self.draft(&name)?.filter(|draft| draft.unused() >= age) else { continue };
+            match draft.abandon() {
+                Ok(()) => dropped.push(name),
+                // Somebody was faster.
+                Err(Error::NoDraft(_)) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(dropped)
     }
 
     /// Removes an instance. Its blocks go with the next collection of garbage; who reads it reads on.

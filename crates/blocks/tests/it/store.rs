@@ -3,12 +3,13 @@
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
 use lockstep_blocks::format::{encode_leaf, hash_of, leaf_blocks, leaf_count, root_hash};
 use lockstep_blocks::{BLOCK_BYTES, Block, DiskSize, Error, Hash, LEAF_BLOCKS, Rule, Store, export_raw};
 use lockstep_storage::faulty::Disk;
 
-use crate::harness::{BLOCKS, DISK, commit, content, map, name, read, root};
+use crate::harness::{BLOCKS, DISK, commit, content, draft, map, name, read, root, wait_until};
 
 fn packs(directory: &Path) -> Vec<std::path::PathBuf> {
     let files = std::fs::read_dir(directory).unwrap().map(|file| file.unwrap().path());
@@ -278,4 +279,23 @@ fn a_block_of_another_length_than_the_disk_has_there_is_not_committed() {
     draft.put(&[end]).unwrap();
     draft.set(DISK.key, &[(3, map[3])]).unwrap();
     draft.commit(&root(&map[..4]), 1).unwrap();
+}
+
+#[test]
+fn drafts_go_when_nobody_has_flushed_them_for_long() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = Store::open(directory.path()).unwrap();
+    let old = draft(&store, "old", &[1]).unwrap();
+    let begun = Instant::now();
+    wait_until("it is older", || begun.elapsed() > Duration::from_millis(50));
+    drop((old, store));
+    // Its age is in its log.
+    let store = Store::open(directory.path()).unwrap();
+    let hour = Duration::from_secs(3600);
+    assert_eq!(store.drop_old_drafts(hour).unwrap(), []);
+    assert_eq!(store.drop_old_drafts(Duration::from_millis(40)).unwrap(), [name("old")]);
+    assert!(store.drafts("r").is_empty() && store.draft(&name("old")).unwrap().is_none());
+    let young = draft(&store, "young", &[2]).unwrap();
+    assert_eq!(store.drop_old_drafts(hour).unwrap(), []);
+    young.commit(&root(&map(&[2])), 1).unwrap();
 }
