@@ -321,3 +321,19 @@ fn a_commit_whose_answer_was_lost_can_be_made_again_or_abandoned() {
     check(&store, "again", &[1]);
     assert!(store.drafts("r").is_empty());
 }
+
+#[test]
+fn the_packs_of_many_commits_become_few() {
+    let Some(moto) = Moto::start() else { return };
+    moto.make_bucket();
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let directory = tempfile::tempdir().unwrap();
+    let store = Store::open_remote(directory.path(), moto.s3(&runtime)).unwrap();
+    (0..20).for_each(|round| commit(&store, &format!("i{round}"), &[round]).unwrap());
+    let packs = || moto.s3(&runtime).list().unwrap().iter().filter(|(name, _)| name.starts_with("pack.")).count();
+    assert_eq!(packs(), 20);
+    store.collect_garbage().unwrap();
+    assert_eq!((packs(), local_packs(&directory)), (1, 0));
+    (0..20).for_each(|round| check(&store, &format!("i{round}"), &[round]));
+    assert_eq!(store.verify(&mut |_, _| {}).unwrap().damages, []);
+}
