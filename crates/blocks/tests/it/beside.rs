@@ -192,3 +192,21 @@ fn who_reads_an_instance_reads_on_when_it_is_pinned_let_go_and_removed() {
     let blocks_of_b = 2;
     assert_eq!(store.figures().blocks, blocks_of_b);
 }
+
+#[test]
+fn many_small_packs_become_one_and_stay_few() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = Store::open(directory.path()).unwrap();
+    let mut most = 0;
+    for round in 0..60 {
+        commit(&store, &format!("i{round}"), &[round]).unwrap();
+        // It seals the pack that is open.
+        store.collect_garbage().unwrap();
+        most = most.max(store.figures().packs);
+    }
+    assert!((10..20).contains(&most), "{most}");
+    drop(store);
+    let store = Store::open(directory.path()).unwrap();
+    (0..60).for_each(|round| check(&store, &format!("i{round}"), &[round]));
+    assert_eq!(store.figures().blocks, 120);
+}
