@@ -3,7 +3,7 @@
 use lockstep_contract::services::replication::vapp::{Descriptor, VappReplication};
 use lockstep_contract::services::replication::{
     ConnectionState, Destination, DestinationState, Health, Instance, RecoveryInfo, RecoveryState, ReplicaState,
-    Replication, RetentionPolicy, RetentionRule, Settings, Side, Source, SyncReport,
+    Replication, RetentionPolicy, RetentionRule, Settings, Side, Source, SyncProgress, SyncReport,
 };
 use lockstep_contract::services::tasks::ApiError;
 use lockstep_contract::{Data, Map, PlainJson, Wire};
@@ -68,6 +68,7 @@ impl Replications {
             link: record.link.clone(),
             last_sync: source.last_sync.as_ref().map(report),
             task: running.map(|(_, task)| task),
+            sync_progress: self.underway.lock().get(&record.id).map(progress),
             next_sync: self.schedule.next_ms(&record.id).filter(|_| record.side == Side::Source && !source.is_paused),
         }
     }
@@ -176,6 +177,18 @@ fn latest(sync: &LastSync) -> Instance {
         transfer_bytes: sync.wire_bytes,
         transfer_seconds: sync.took_ms / 1000,
         disks_info: None,
+    }
+}
+
+fn progress(now: &crate::ship::Progress) -> SyncProgress {
+    let signed = |count: u64| i64::try_from(count).unwrap_or(i64::MAX);
+    let block_bytes = lockstep_blocks::BLOCK_BYTES as u64;
+    SyncProgress {
+        total_bytes: signed(now.total_bytes),
+        done_bytes: signed(now.done_bytes),
+        changed_bytes: signed(now.changed_blocks * block_bytes),
+        sent_bytes: signed(now.sent_blocks * block_bytes),
+        wire_bytes: signed(now.wire_bytes),
     }
 }
 
