@@ -21,6 +21,7 @@
 //! * Nothing is sent that the destination has; zeroes never; what a break, a kill or a cancellation wastes is bounded ([`limit`]).
 //! * The same calls do for a first copy, an increment, a comparison, and going on after a break.
 
+mod boot;
 pub mod engine;
 pub mod engine_qemu;
 pub mod frame;
@@ -36,6 +37,7 @@ mod receive_store;
 pub mod record;
 mod recover;
 mod schedule;
+mod serve_nbd;
 mod service;
 mod sessions;
 mod settings;

@@ -69,6 +69,8 @@ pub struct Replications {
     lines: Mutex<HashMap<String, Arc<Line>>>,
     /// How syncs under way get on. Held for a look-up.
     pub(crate) underway: Mutex<HashMap<String, ship::Progress>>,
+    /// Instances that tests read. Held for a look-up.
+    pub(crate) served: Mutex<HashMap<String, lockstep_qemu::nbd::Server>>,
     /// Sites that sessions were extended to. Held for a look-up.
     pub(crate) extended: Mutex<HashMap<SessionKey, HashMap<String, Client>>>,
     /// Replications that the other side is to be told of. Held for a look-up.
@@ -101,6 +103,7 @@ impl Replications {
             starting: tokio::sync::Mutex::default(),
             lines: Mutex::default(),
             underway: Mutex::default(),
+            served: Mutex::default(),
             extended: Mutex::default(),
             untold: Mutex::default(),
             tell: Notify::new(),

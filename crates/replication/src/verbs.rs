@@ -195,6 +195,7 @@ impl Replications {
             Verb::FailoverTestCleanup => self.failover_test_cleanup(id, handle).await,
             Verb::Migrate => self.migrate(id, order.input::<RecoverInput>()?, handle).await,
             Verb::Reverse => self.reverse(id, handle).await,
+            Verb::PowerOff => self.power_off(id, handle).await,
         }
     }
 
@@ -347,6 +348,7 @@ impl Replications {
 
     /// Puts in order what a crash left: nothing goes on that no task works on.
     pub(crate) async fn settle(self: &Arc<Self>) {
+        self.serve_tests_again().await;
         for record in self.all() {
             // Whatever happened meanwhile, the other side gets it.
             self.untold.lock().insert(record.id.clone());
