@@ -13,9 +13,6 @@ use serde_json::Value as Json;
 
 use crate::vault::run;
 
-/// How long a guest has to switch itself off.
-const POWER_DOWN_LIMIT: Duration = Duration::from_secs(60);
-
 /// How long QEMU may take to be gone once it was told to.
 const QUIT_LIMIT: Duration = Duration::from_secs(10);
 
@@ -112,15 +109,15 @@ pub(crate) async fn kill(directory: &Path) -> Result<(), Error> {
     }
 }
 
-/// Switches a machine off by its monitor: the guest is asked, and after a while not asked any more. Answers whether the guest did it itself.
+/// Switches a machine off by its monitor: the guest is asked, and after so long not asked any more. Answers whether the guest did it itself.
 ///
 /// # Errors
 /// When nobody answers at the monitor.
-pub(crate) async fn power_off(monitor: &Path) -> Result<bool, Error> {
+pub(crate) async fn power_off(monitor: &Path, limit: Duration) -> Result<bool, Error> {
     let told = |error: lockstep_qemu::Error| failed(format!("the machine cannot be switched off: {error}"));
     let qmp = Qmp::connect(monitor).await.map_err(told)?;
     qmp.execute("system_powerdown", Json::Null).await.map_err(told)?;
-    let ended = qmp.wait_event(|event| event.name == "SHUTDOWN", POWER_DOWN_LIMIT).await;
+    let ended = qmp.wait_event(|event| event.name == "SHUTDOWN", limit).await;
     let by_itself = ended.is_ok() || qmp.is_closed();
     if !qmp.is_closed() {
         // QEMU may be on its way out already, and not answer any more.

@@ -12,6 +12,7 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use lockstep_blocks::{Instance, Name as InstanceName};
 use lockstep_contract::services::replication::peer::{Run, RunInput};
@@ -32,6 +33,12 @@ use crate::vault::run;
 
 /// Seconds that a test's machine waits for its instance while this server restarts.
 const RECONNECT_S: u64 = 600;
+
+/// How long the source may be busy with something else before it does what is asked for.
+const BUSY_LIMIT: Duration = Duration::from_secs(3600);
+
+/// How often it is asked meanwhile.
+const BUSY_PAUSE: Duration = Duration::from_secs(1);
 
 /// Processors and memory of a machine that the inventory says nothing of.
 const CPUS_DEFAULT: i64 = 1;
@@ -81,6 +88,9 @@ impl Replications {
         if input.instance_id.is_none() && !record.source.is_paused && input.sync != Some(false) {
             // The source may be what has failed: then the newest instance has to do.
             if let Err(error) = self.ask_source(&record, Verb::Sync, handle).await {
+                if handle.is_cancelled() {
+                    return Err(error);
+                }
                 handle.warn(format!("there was no last sync: {error}"));
             }
         }
@@ -109,8 +119,12 @@ impl Replications {
         let instance = self.stored_instance(&record, input.instance_id.as_deref())?;
         let key = instance.name.instance().to_owned();
         handle.log(format!("recovers from instance {key}"));
-        self.recovery(id, RecoveryState::InProgress, None, handle).await?;
+        // Pinned first: retention may be about to remove it.
         self.pin(&instance.name, true).await?;
+        if let Err(error) = self.recovery(id, RecoveryState::InProgress, None, handle).await {
+            self.pin(&instance.name, false).await?;
+            return Err(error);
+        }
         let directory = self.directory(id, is_test);
         let made = match is_test {
             true => self.overlays(id, &instance, &directory).await,
@@ -135,7 +149,11 @@ impl Replications {
                 if let Err(left) = self.take_down(id, &vm, Some(&key), &directory).await {
                     handle.warn(format!("not all was removed: {left}"));
                 }
-                self.recovery_failed(id, &error).await?;
+                match error.kind {
+                    // What somebody has called off has not failed.
+                    ErrorKind::Canceled => self.recovery(id, RecoveryState::NotStarted, None, handle).await?,
+                    _ => drop(self.recovery_failed(id, &error).await?),
+                }
                 Err(error)
             }
         }
@@ -153,17 +171,35 @@ impl Replications {
         if let Some(operation_id) = handle.operation_id() {
             client = client.with_operation_id(operation_id);
         }
-        let input = RunInput {
-            replication: record.id.clone(),
-            verb: verb.name().to_owned(),
-            input: Opaque(Data::object([])),
-            user: "recovery".to_owned(),
-        };
-        let begun = client.call(Run, input).await.map_err(|error| peer_error(error, &peer.site))?;
-        handle.log(format!("{} at {}, by task {}", verb.name(), peer.site, begun.id));
-        let ended = self.follow_there(record, &begun.id, &client, &peer.site, handle).await;
-        // What it did is told before its task ends, but by another way.
-        ended.map(drop)
+        // Names this task, so that a sync that was under way already is known: it shows an instant that was before.
+        let user = format!("recovery/{}", handle.id());
+        let deadline = tokio::time::Instant::now() + BUSY_LIMIT;
+        loop {
+            let input = RunInput {
+                replication: record.id.clone(),
+                verb: verb.name().to_owned(),
+                input: Opaque(Data::object([])),
+                user: user.clone(),
+            };
+            let begun = match client.call(Run, input).await {
+                Ok(begun) => begun,
+                // Something else is done with it there, which will end.
+                Err(error)
+                    if error.kind() == Some(ErrorKind::ResourceBusy) && tokio::time::Instant::now() < deadline =>
+                {
+                    tokio::select! {
+                        () = tokio::time::sleep(BUSY_PAUSE) => continue,
+                        () = handle.cancelled() => return Err(cancelled()),
+                    }
+                }
+                Err(error) => return Err(peer_error(error, &peer.site)),
+            };
+            handle.log(format!("{} at {}, by task {}", verb.name(), peer.site, begun.id));
+            self.follow_there(record, &begun.id, &client, &peer.site, handle).await?;
+            if begun.user.starts_with(&user) {
+                return Ok(());
+            }
+        }
     }
 
     async fn pin(&self, name: &InstanceName, is_pinned: bool) -> Result<(), Error> {
@@ -328,7 +364,7 @@ impl Replications {
             handle.log("nobody answers at the machine's monitor: it is off");
             return Ok(());
         }
-        let by_itself = boot::power_off(monitor).await?;
+        let by_itself = boot::power_off(monitor, self.config.power_off_after).await?;
         handle.log(if by_itself { "the guest has switched itself off" } else { "the machine was switched off" });
         Ok(())
     }

@@ -51,6 +51,8 @@ pub struct Config {
     pub bytes_per_s: Option<u64>,
     /// How long a sync goes on trying when nothing gets done.
     pub patience: Duration,
+    /// How long the guest of a machine that moves has to switch itself off, before it is switched off.
+    pub power_off_after: Duration,
 }
 
 /// The service of one site.

@@ -704,3 +704,69 @@ fn the_command_line_replicates_and_follows_tasks() {
     good(&["replication", "delete", &id]);
     assert!(!good(&["replication", "list"]).0.contains(&id));
 }
+
+/// Has QEMU itself write to a disk, as its guest would, through the monitor.
+fn write_live(monitor: &Path, block: usize, pattern: u8) {
+    use std::io::{BufRead as _, BufReader};
+    let stream = std::os::unix::net::UnixStream::connect(monitor).unwrap();
+    let mut lines = BufReader::new(stream.try_clone().unwrap()).lines();
+    let mut ask = |request: Value| {
+        (&stream).write_all(format!("{request}\n").as_bytes()).unwrap();
+        loop {
+            let answer: Value = serde_json::from_str(&lines.next().unwrap().unwrap()).unwrap();
+            if answer.get("return").is_some() || answer.get("error").is_some() {
+                break answer;
+            }
+        }
+    };
+    ask(json!({"execute": "qmp_capabilities"}));
+    let command = format!("qemu-io disk0 \"write -P {pattern} {} 64k\"", block * BLOCK);
+    let answer = ask(json!({"execute": "human-monitor-command", "arguments": {"command-line": command}}));
+    assert_eq!(answer["return"], "", "{answer}");
+}
+
+#[test]
+fn a_running_machine_is_replicated_by_its_bitmap_and_migrated() {
+    if std::process::Command::new("qemu-system-x86_64").arg("--version").output().is_err() {
+        return println!("skipped: there is no qemu-system-x86_64");
+    }
+    // No guest is there to switch itself off.
+    let (a, b) = pair(&["--migrate-power-off", "1"]);
+    let dir = tempfile::tempdir().unwrap();
+    let running = Machine(dir.path().to_owned());
+    let (disk, monitor) = (image(dir.path(), "a.raw", 64), dir.path().join("qmp"));
+    let status = std::process::Command::new("qemu-system-x86_64")
+        .args(["-machine", "pc,accel=tcg", "-m", "32", "-display", "none", "-nic", "none", "-daemonize", "-no-reboot"])
+        .arg("-pidfile")
+        .arg(dir.path().join("pid"))
+        .arg("-qmp")
+        .arg(format!("unix:{},server=on,wait=off", monitor.display()))
+        .arg("-drive")
+        .arg(format!("file={},format=raw,if=none,id=disk0", disk.display()))
+        .args(["-device", "virtio-blk-pci,drive=disk0"])
+        .status()
+        .unwrap();
+    assert!(status.success());
+    machine(&a, "vm-1", "live", &[&disk]);
+    let socket =
+        json!({"properties": {"qemu/qmp_socket": monitor, "power_state": "POWERED_ON", "memory_size_MiB": 32}});
+    a.ok("PATCH", "/api/lockstep/resources/VirtualMachine/vm-1", &socket);
+    let source = Api::log_in(&a);
+    let id = id_of(&source.done("POST", "/vm-replications", &start("vm-1", json!({"quiesced": true}))));
+    let at = format!("/vm-replications/{id}");
+    wait_for_instances(&source, &id, 1);
+    write_live(&monitor, 5, 0x41);
+    let task = source.done("POST", &format!("{at}/sync"), &Value::Null);
+    assert!(task["warnings"].to_string().contains("not frozen"), "{task}");
+    let report = &task["result"]["lastSync"];
+    assert_eq!((&report["method"], &report["sentBytes"]), (&json!("LIVE_BITMAP"), &json!(BLOCK)), "{report}");
+
+    write_live(&monitor, 6, 0x42);
+    let task = source.done("POST", &format!("{at}/migrate"), &json!({"type": "vcloud", "powerOn": false}));
+    assert!(running.pid().is_none(), "the source is off: {task}");
+    assert_eq!(task["result"]["destinationState"]["recoveryInfo"]["recoveryState"], "COMPLETE", "{task}");
+    let moved = b.data.path().join(format!("recovered/{}/machine/disk-2000.raw", id.strip_prefix("C4-").unwrap()));
+    let content = std::fs::read(&disk).unwrap();
+    assert_eq!((content[5 * BLOCK], content[6 * BLOCK]), (0x41, 0x42));
+    assert!(std::fs::read(moved).unwrap() == content);
+}
