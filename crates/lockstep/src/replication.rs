@@ -32,6 +32,9 @@ pub struct ReplicationArgs {
     /// Most MiB a second that syncs send over one link; without it as much as there is.
     #[arg(long, value_name = "MIB", value_parser = clap::value_parser!(u64).range(1..))]
     pub replication_limit: Option<u64>,
+    /// How long the guest of a machine that migrates has to switch itself off, before it is switched off.
+    #[arg(long, value_name = "SECONDS", default_value_t = 300)]
+    pub migrate_power_off: u64,
 }
 
 /// Opens the service.
@@ -61,6 +64,7 @@ pub async fn open(
         recovered: absolute(data_dir.join("recovered"))?,
         bytes_per_s: args.replication_limit.map(|mib| mib << 20),
         patience: PATIENCE,
+        power_off_after: Duration::from_secs(args.migrate_power_off),
     };
     Replications::open(site.clone(), tasks.clone(), links.clone(), config).context("replication cannot start")
 }

@@ -10,6 +10,7 @@ use lockstep_contract::{Data, Map, PlainJson, Wire};
 use lockstep_site::times;
 
 use crate::record::{Activity, LastSync, Record};
+use crate::schedule::violation_minutes;
 use crate::service::Replications;
 
 /// The organization of all users: a site has one.
@@ -100,7 +101,7 @@ pub(crate) fn health(record: &Record) -> Health {
     let source = &record.source;
     match () {
         () if source.last_error.is_some() || record.replica.last_error.is_some() => Health::Red,
-        () if source.is_paused || source.rpo_violation_minutes > 0 => Health::Yellow,
+        () if source.is_paused || violation_minutes(record, times::now_ms()) > 0 => Health::Yellow,
         () => Health::Green,
     }
 }
@@ -154,7 +155,8 @@ fn destination_state(record: &Record) -> DestinationState {
     DestinationState {
         state,
         state_age: (times::now_ms() - source.activity_since).max(0),
-        current_rpo_violation: source.rpo_violation_minutes,
+        // Reckoned anew: a source that is lost tells nothing any more.
+        current_rpo_violation: violation_minutes(record, times::now_ms()),
         is_moving_replica: false,
         last_error: error.map(ApiError::from),
         latest_instance: source.last_sync.as_ref().map(latest),

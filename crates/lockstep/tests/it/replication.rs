@@ -554,3 +554,219 @@ fn a_task_that_a_restart_interrupts_goes_on_or_says_so() {
     assert_eq!((&shown["dataConnectionState"], &shown["destinationState"]["lastError"]), (&json!("OK"), &Value::Null));
     assert_eq!(instances(&api, &id).len(), 1);
 }
+
+/// Ends the machine that runs from a directory, whatever becomes of the test.
+struct Machine(PathBuf);
+
+impl Machine {
+    fn pid(&self) -> Option<String> {
+        let pid = std::fs::read_to_string(self.0.join("pid")).ok()?.trim().to_owned();
+        let arguments = std::fs::read_to_string(format!("/proc/{pid}/cmdline")).ok()?;
+        arguments.contains(self.0.to_str().unwrap()).then_some(pid)
+    }
+
+    /// What its monitor says first.
+    fn greeting(&self) -> String {
+        let mut monitor = std::os::unix::net::UnixStream::connect(self.0.join("qmp")).unwrap();
+        let mut bytes = [0; 256];
+        let count = monitor.read(&mut bytes).unwrap();
+        String::from_utf8_lossy(&bytes[..count]).into_owned()
+    }
+}
+
+impl Drop for Machine {
+    fn drop(&mut self) {
+        if let Some(pid) = self.pid() {
+            let _ = std::process::Command::new("kill").args(["-KILL", &pid]).status();
+        }
+    }
+}
+
+/// What a disk holds that QEMU reads, a running machine's too.
+fn content(disk: &Path, format: &str) -> Vec<u8> {
+    let out = tempfile::NamedTempFile::new().unwrap();
+    let convert = ["convert", "-U", "-f", format, "-O", "raw"];
+    let status = std::process::Command::new("qemu-img").args(convert).arg(disk).arg(out.path()).status().unwrap();
+    assert!(status.success());
+    std::fs::read(out.path()).unwrap()
+}
+
+#[test]
+fn a_test_reads_the_instance_where_it_is_and_a_failover_brings_the_machine_up() {
+    if std::process::Command::new("qemu-system-x86_64").arg("--version").output().is_err() {
+        return println!("skipped: there is no qemu-system-x86_64");
+    }
+    let (a, mut b) = pair(&[]);
+    let dir = tempfile::tempdir().unwrap();
+    let disk = image(dir.path(), "a.raw", 48);
+    machine(&a, "vm-1", "one, and only", &[&disk]);
+    let source = Api::log_in(&a);
+    let id = id_of(&source.done("POST", "/vm-replications", &start("vm-1", json!({}))));
+    let uuid = id.strip_prefix("C4-").unwrap();
+    let first = wait_for_instances(&source, &id, 1);
+    let before = std::fs::read(&disk).unwrap();
+
+    // Asked of the source, done by the destination.
+    let (tested, at) = (format!("/vm-replications/{id}/failover-test"), format!("/vm-replications/{id}"));
+    let task =
+        source.done("POST", &tested, &json!({"type": "vcloud", "powerOn": true, "snapshotOptions": "DO_NOTHING"}));
+    assert_eq!(task["result"]["destinationState"]["recoveryInfo"]["recoveryState"], "TEST", "{task}");
+    let recovered = b.data.path().join("recovered").join(uuid);
+    let test = Machine(recovered.join("test"));
+    assert!(test.greeting().contains("QMP") && test.pid().is_some());
+    let vm = b.ok("GET", &format!("/api/lockstep/resources/VirtualMachine/test-{uuid}"), &Value::Null);
+    assert_eq!(vm["properties"]["power_state"], "POWERED_ON", "{vm}");
+    source.refused("POST", &tested, &json!({"type": "vcloud"}), 409, "OperationNotAllowedInState");
+    source.refused("DELETE", &at, &Value::Null, 409, "OperationNotAllowedInState");
+
+    // The replication goes on meanwhile, and the test outlives its server.
+    write_block(&disk, 7, 99);
+    source.done("POST", &format!("{at}/sync"), &Value::Null);
+    let both = instances(&source, &id);
+    assert_eq!((both.len(), &both[0]["key"], &both[0]["isPinned"]), (2, &first[0]["key"], &json!(true)));
+    b.restart();
+    let destination = Api::log_in(&b);
+    assert!(test.pid().is_some());
+    assert!(
+        content(&test.0.join("disk-2000.qcow2"), "qcow2") == before,
+        "a test shows the instance that it was made of"
+    );
+    let cleaned = destination.done("DELETE", &tested, &Value::Null);
+    assert_eq!(cleaned["result"]["destinationState"]["recoveryInfo"]["recoveryState"], "NOT_STARTED");
+    assert!(test.pid().is_none() && !test.0.exists());
+    assert_eq!(b.call("GET", &format!("/api/lockstep/resources/VirtualMachine/test-{uuid}"), &Value::Null).0, 404);
+    assert_eq!(instances(&destination, &id)[0]["isPinned"], false);
+
+    // For good: what changed meanwhile is brought there first.
+    write_block(&disk, 8, 100);
+    let body = json!({"type": "vcloud", "powerOn": true, "instanceId": null, "consolidate": true});
+    let task = destination.done("POST", &format!("{at}/failover"), &body);
+    assert_eq!(task["warnings"], json!([]), "{task}");
+    let machine = Machine(recovered.join("machine"));
+    assert!(machine.greeting().contains("QMP"));
+    assert!(content(&machine.0.join("disk-2000.raw"), "raw") == std::fs::read(&disk).unwrap());
+    let shown = eventually(SOON, "the source to hear of it", || {
+        let shown = source.get(&at);
+        (shown["destinationState"]["recoveryInfo"]["recoveryState"] == "COMPLETE").then_some(shown)
+    });
+    assert_eq!(
+        (&shown["dataConnectionState"], &shown["destination"]["recoveredVappId"]),
+        (&json!("FINISHED"), &json!(format!("vapp-recovered-{uuid}")))
+    );
+    source.refused("POST", &format!("{at}/sync"), &Value::Null, 409, "OperationNotAllowedInState");
+    source.done("DELETE", &at, &Value::Null);
+    assert!(machine.pid().is_some(), "what was recovered stays");
+}
+
+#[test]
+fn the_command_line_replicates_and_follows_tasks() {
+    let (a, _b) = pair(&[]);
+    let dir = tempfile::tempdir().unwrap();
+    let disk = image(dir.path(), "a.raw", 30);
+    machine(&a, "vm-1", "one", &[&disk]);
+    let run = |args: &[&str]| {
+        let output = a.cli(args).output().unwrap();
+        let (out, err) = (String::from_utf8(output.stdout).unwrap(), String::from_utf8(output.stderr).unwrap());
+        (output.status.code(), out, err)
+    };
+    let good = |args: &[&str]| {
+        let (code, out, err) = run(args);
+        assert_eq!(code, Some(0), "{args:?}: {out}{err}");
+        (out, err)
+    };
+    let (made, _) =
+        good(&["replication", "create", "vm-1", "site2", "--rpo", "15m", "--keep", "3/1h", "--output", "json"]);
+    let made: Value = serde_json::from_str(&made).unwrap();
+    let id = made["result"]["id"].as_str().unwrap().to_owned();
+    assert_eq!(
+        made["result"]["settings"]["retentionPolicy"],
+        json!({"rules": [{"numberOfInstances": 3, "distance": 60}]})
+    );
+    wait_for_instances(&Api::log_in(&a), &id, 1);
+    write_block(&disk, 2, 5);
+    let (out, err) = good(&["replication", "sync", &id]);
+    assert!(out.contains("SUCCEEDED") && err.contains("64.00 KiB changed"), "{out}{err}");
+    let (list, _) = good(&["replication", "list"]);
+    assert!(list.contains(&id) && list.contains("site1 → site2") && list.contains("GREEN"), "{list}");
+    assert!(good(&["replication", "instances", &id]).0.contains("h4replica-"));
+    assert!(good(&["replication", "get", &id]).0.contains("settings/rpo"));
+    let (begun, _) = good(&["replication", "verify", &id, "--no-wait", "--output", "json"]);
+    let begun: Value = serde_json::from_str(&begun).unwrap();
+    let task = begun["id"].as_str().unwrap();
+    assert!(good(&["task", "watch", task]).0.contains("SUCCEEDED"));
+    assert!(good(&["task", "list", "--resource", &id]).0.contains("verify"));
+    assert!(good(&["task", "get", task]).0.contains("runs at site2"));
+    good(&["task", "cancel", task]);
+    good(&["replication", "pause", &id]);
+    let (code, _, err) = run(&["replication", "sync", &id]);
+    assert!(code == Some(1) && err.contains("paused"), "{code:?} {err}");
+    good(&["replication", "resume", &id]);
+    good(&["replication", "delete", &id]);
+    assert!(!good(&["replication", "list"]).0.contains(&id));
+}
+
+/// Has QEMU itself write to a disk, as its guest would, through the monitor.
+fn write_live(monitor: &Path, block: usize, pattern: u8) {
+    use std::io::{BufRead as _, BufReader};
+    let stream = std::os::unix::net::UnixStream::connect(monitor).unwrap();
+    let mut lines = BufReader::new(stream.try_clone().unwrap()).lines();
+    let mut ask = |request: Value| {
+        (&stream).write_all(format!("{request}\n").as_bytes()).unwrap();
+        loop {
+            let answer: Value = serde_json::from_str(&lines.next().unwrap().unwrap()).unwrap();
+            if answer.get("return").is_some() || answer.get("error").is_some() {
+                break answer;
+            }
+        }
+    };
+    ask(json!({"execute": "qmp_capabilities"}));
+    let command = format!("qemu-io disk0 \"write -P {pattern} {} 64k\"", block * BLOCK);
+    let answer = ask(json!({"execute": "human-monitor-command", "arguments": {"command-line": command}}));
+    assert_eq!(answer["return"], "", "{answer}");
+}
+
+#[test]
+fn a_running_machine_is_replicated_by_its_bitmap_and_migrated() {
+    if std::process::Command::new("qemu-system-x86_64").arg("--version").output().is_err() {
+        return println!("skipped: there is no qemu-system-x86_64");
+    }
+    // No guest is there to switch itself off.
+    let (a, b) = pair(&["--migrate-power-off", "1"]);
+    let dir = tempfile::tempdir().unwrap();
+    let running = Machine(dir.path().to_owned());
+    let (disk, monitor) = (image(dir.path(), "a.raw", 64), dir.path().join("qmp"));
+    let status = std::process::Command::new("qemu-system-x86_64")
+        .args(["-machine", "pc,accel=tcg", "-m", "32", "-display", "none", "-nic", "none", "-daemonize", "-no-reboot"])
+        .arg("-pidfile")
+        .arg(dir.path().join("pid"))
+        .arg("-qmp")
+        .arg(format!("unix:{},server=on,wait=off", monitor.display()))
+        .arg("-drive")
+        .arg(format!("file={},format=raw,if=none,id=disk0", disk.display()))
+        .args(["-device", "virtio-blk-pci,drive=disk0"])
+        .status()
+        .unwrap();
+    assert!(status.success());
+    machine(&a, "vm-1", "live", &[&disk]);
+    let socket =
+        json!({"properties": {"qemu/qmp_socket": monitor, "power_state": "POWERED_ON", "memory_size_MiB": 32}});
+    a.ok("PATCH", "/api/lockstep/resources/VirtualMachine/vm-1", &socket);
+    let source = Api::log_in(&a);
+    let id = id_of(&source.done("POST", "/vm-replications", &start("vm-1", json!({"quiesced": true}))));
+    let at = format!("/vm-replications/{id}");
+    wait_for_instances(&source, &id, 1);
+    write_live(&monitor, 5, 0x41);
+    let task = source.done("POST", &format!("{at}/sync"), &Value::Null);
+    assert!(task["warnings"].to_string().contains("not frozen"), "{task}");
+    let report = &task["result"]["lastSync"];
+    assert_eq!((&report["method"], &report["sentBytes"]), (&json!("LIVE_BITMAP"), &json!(BLOCK)), "{report}");
+
+    write_live(&monitor, 6, 0x42);
+    let task = source.done("POST", &format!("{at}/migrate"), &json!({"type": "vcloud", "powerOn": false}));
+    assert!(running.pid().is_none(), "the source is off: {task}");
+    assert_eq!(task["result"]["destinationState"]["recoveryInfo"]["recoveryState"], "COMPLETE", "{task}");
+    let moved = b.data.path().join(format!("recovered/{}/machine/disk-2000.raw", id.strip_prefix("C4-").unwrap()));
+    let content = std::fs::read(&disk).unwrap();
+    assert_eq!((content[5 * BLOCK], content[6 * BLOCK]), (0x41, 0x42));
+    assert!(std::fs::read(moved).unwrap() == content);
+}
