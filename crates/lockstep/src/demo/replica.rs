@@ -55,7 +55,7 @@ fn write_image(path: &Path, round: usize) -> io::Result<()> {
     let mut file = File::create(&new)?;
     for number in 0..BLOCKS {
         // One in sixteen changes each time, a different one.
-        let generation = round.saturating_sub(number % 16) / 16;
+        let generation = (round + number % 16) / 16;
         let content: Vec<u8> =
             (0..BLOCK_BYTES / 8).flat_map(|at| mix(number << 40 ^ generation << 20 ^ at).to_le_bytes()).collect();
         file.write_all(&content)?;
