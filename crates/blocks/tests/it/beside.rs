@@ -41,7 +41,7 @@ fn puts_and_collections_do_not_wait_for_each_other_for_ever() {
         puts.load(Ordering::SeqCst) > 20_000 && collections.load(Ordering::SeqCst) > 2000
     });
     is_over.store(true, Ordering::SeqCst);
-    writers.map(|writer| writer.join().unwrap());
+    writers.into_iter().for_each(|writer| writer.join().unwrap());
     collector.join().unwrap();
 }
 
