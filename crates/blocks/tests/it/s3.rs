@@ -1,6 +1,6 @@
 //! The store with an object store: moto's S3, over a real connection.
 
-use std::io;
+use std::io::{self, BufRead, BufReader};
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -29,15 +29,19 @@ impl Moto {
             eprintln!("skipped: no moto_server in .tools/moto (scripts/test-tools.sh installs it)");
             return None;
         }
-        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-        let child = Command::new(program)
-            .args(["-H", "127.0.0.1", "-p", &port.to_string()])
+        let mut child = Command::new(program)
+            // A port of its own choice: one that was free a moment ago may be another test's.
+            .args(["-H", "127.0.0.1", "-p", "0"])
             .stdout(Stdio::null())
-            .stderr(Stdio::null())
+            .stderr(Stdio::piped())
             .spawn()
             .unwrap();
-        let moto = Self { child, port };
-        wait_until("moto listens", || TcpStream::connect(("127.0.0.1", port)).is_ok());
+        let mut lines = BufReader::new(child.stderr.take().unwrap()).lines().map_while(Result::ok);
+        let port = lines.find_map(|line| line.split_once("http://127.0.0.1:")?.1.trim().parse().ok());
+        // It tells of each request, and must be listened to.
+        std::thread::spawn(move || lines.for_each(drop));
+        let mut moto = Self { child, port: 0 };
+        moto.port = port.unwrap();
         Some(moto)
     }
 
@@ -160,14 +164,18 @@ impl Way {
         std::thread::spawn(move || {
             for client in listener.incoming() {
                 let Ok(client) = client else { return };
-                if shared.is_cut.load(Ordering::SeqCst) {
-                    shared.refused.fetch_add(1, Ordering::SeqCst);
-                    continue;
-                }
                 let Ok(server) = TcpStream::connect(("127.0.0.1", server)) else { continue };
+                {
+                    // Either it is refused, or it is among those that are cut.
+                    let mut open = shared.open.lock().unwrap();
+                    if shared.is_cut.load(Ordering::SeqCst) {
+                        shared.refused.fetch_add(1, Ordering::SeqCst);
+                        continue;
+                    }
+                    open.extend([client.try_clone().unwrap(), server.try_clone().unwrap()]);
+                }
                 for (from, to) in [(&client, &server), (&server, &client)] {
                     let (mut from, mut to) = (from.try_clone().unwrap(), to.try_clone().unwrap());
-                    shared.open.lock().unwrap().push(from.try_clone().unwrap());
                     std::thread::spawn(move || {
                         let _ = std::io::copy(&mut from, &mut to);
                         let _ = to.shutdown(Shutdown::Both);
@@ -179,9 +187,10 @@ impl Way {
     }
 
     fn cut(&self, is_cut: bool) {
+        let mut open = self.state.open.lock().unwrap();
         self.state.is_cut.store(is_cut, Ordering::SeqCst);
-        for stream in self.state.open.lock().unwrap().drain(..).filter(|_| is_cut) {
-            let _ = stream.shutdown(Shutdown::Both);
+        if is_cut {
+            open.drain(..).for_each(|stream| drop(stream.shutdown(Shutdown::Both)));
         }
     }
 }
@@ -200,8 +209,11 @@ fn a_commit_waits_for_an_object_store_that_is_away_and_others_do_not() {
     way.cut(true);
     std::thread::scope(|threads| {
         let committing = threads.spawn(|| made.commit(&root(&map(&[1, 2])), 1).map(drop));
-        wait_until("the commit asks in vain, and again", || way.state.refused.load(Ordering::SeqCst) > 1);
-        assert!(!committing.is_finished());
+        let refused = || way.state.refused.load(Ordering::SeqCst);
+        wait_until("the commit asks in vain, and again", || refused() > 1 || committing.is_finished());
+        if committing.is_finished() {
+            panic!("it did not wait: {:?}, {} refused", committing.join().unwrap(), refused());
+        }
         assert_eq!(store.instances("r").len(), 1, "nothing half is there");
         assert_eq!(store.drafts("r"), [name("b"), name("c")]);
         other.put(&[Block::of_plain(&content(4))]).unwrap();
