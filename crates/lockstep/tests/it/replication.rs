@@ -447,7 +447,7 @@ fn errors_have_their_code_and_all_four_members() {
     // What a task fails of is in the task; the call that tells it is fine.
     let id = id_of(&api.done("POST", "/vm-replications", &start("vm-none", json!({}))));
     let failed = eventually(SOON, "the first sync to fail", || {
-        let found = api.get(&format!("/tasks?resourceType=vmReplication&state=FAILED"));
+        let found = api.get("/tasks?resourceType=vmReplication&state=FAILED");
         found["items"].as_array().unwrap().iter().find(|task| task["workflowInfo"]["resourceId"] == json!(id)).cloned()
     });
     check_error(&failed["error"]);
