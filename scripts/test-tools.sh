@@ -18,6 +18,13 @@ if [ -e .tools/sdk/ready ] && ! .tools/sdk/bin/python -c 'import pyVmomi' 2>/dev
     echo "test-tools: no pyVmomi: the test that uses it will be skipped" >&2
 fi
 
+# A server that speaks S3, from PyPI.
+if [ ! -x .tools/moto/bin/moto_server ]; then
+  if ! command -v python3 >/dev/null || ! python3 -m venv .tools/moto || ! .tools/moto/bin/pip install -q 'moto[server]==5.2.5'; then
+    echo "test-tools: no moto: the tests with an object store will be skipped" >&2
+  fi
+fi
+
 # QEMU with its programs for images and its firmware, for the virtual machines that are collected and replicated in tests, and an
 # assembler for the guest of those. All of QEMU must come from the release of what is installed of it, or apt would
 # remove that.
@@ -88,4 +95,41 @@ command -v prometheus >/dev/null || missing="$missing prometheus"
 # libvirtd with its test driver. It is not started as a service.
 if ! command -v libvirtd >/dev/null || ! command -v virsh >/dev/null; then
   install_without_starting libvirt-daemon libvirt-clients
+fi
+
+# vCenter's simulator and the client `govc`, for the collector of vCenters. Debian packages neither program, but their source and the
+# library: both are built from the source package, about a minute and a half, and only what was built is kept.
+if [ ! -x .tools/vcsim/bin/vcsim ] || [ ! -x .tools/vcsim/bin/govc ]; then
+  if [ "$(id -u)" != 0 ] || ! command -v apt-get >/dev/null; then
+    echo "test-tools: no vcsim, and no right to install what builds it: its tests will be skipped" >&2
+  else
+    (
+      set -e
+      export DEBIAN_FRONTEND=noninteractive
+      work=$(mktemp -d)
+      trap 'chmod -R u+w "$work"; rm -rf "$work"' EXIT
+      chmod 755 "$work"
+      apt-get -o DPkg::Lock::Timeout=300 update -qq || true
+      apt-get -o DPkg::Lock::Timeout=300 install -y -qq --no-install-recommends \
+        golang-go golang-github-vmware-govmomi-dev golang-github-kr-pretty-dev dpkg-dev >/dev/null
+      mkdir -p "$work/lists/partial" "$work/cache/archives/partial" .tools/vcsim/bin
+      key=$(dpkg -L debian-archive-keyring | grep -m1 'keyrings/debian-archive-keyring\.')
+      . /etc/os-release
+      apt-get indextargets --format '$(REPO_URI) $(RELEASE)' 'Identifier: Packages' |
+        awk -v release="$VERSION_CODENAME" '$2 == release' | sort -u | head -1 |
+        while read -r uri release; do echo "deb-src [signed-by=$key] $uri $release main"; done >"$work/sources.list"
+      apt="apt-get -o Dir::Etc::sourcelist=$work/sources.list -o Dir::Etc::sourceparts=- -o Dir::State::lists=$work/lists -o Dir::Cache=$work/cache"
+      $apt update -qq
+      (cd "$work" && $apt source -qq --download-only golang-github-vmware-govmomi && dpkg-source -x --no-check golang-github-vmware-govmomi_*.dsc src >/dev/null)
+      mkdir -p "$work/go/src/github.com/vmware"
+      mv "$work/src" "$work/go/src/github.com/vmware/govmomi"
+      export GO111MODULE=off GOFLAGS= GOCACHE="$work/gocache"
+      GOPATH="$work/go:$(dpkg -L golang-github-vmware-govmomi-dev | grep -m1 '/gocode$')"
+      export GOPATH
+      for program in vcsim govc; do
+        go build -o "$work/$program" "github.com/vmware/govmomi/$program"
+        mv "$work/$program" ".tools/vcsim/bin/$program"
+      done
+    ) || echo "test-tools: vcsim cannot be built: its tests will be skipped" >&2
+  fi
 fi

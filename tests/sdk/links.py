@@ -12,6 +12,7 @@ import time
 import requests
 from com.vmware.vapi.std.errors_client import AlreadyExists, InvalidArgument, NotFound, UnverifiedPeer
 from com.vmware.vcenter.hvc_client import Links
+from vmware.vapi.data.value import OptionalValue, StringValue, StructValue
 from vmware.vapi.vsphere.client import create_vsphere_client
 
 
@@ -38,6 +39,46 @@ def healthy(links, link):
             return info
         time.sleep(0.1)
     raise SystemExit("the link does not become healthy: %s" % info)
+
+
+def invoke(client, operation, **fields):
+    """An operation of the sync providers, for which the package has no stub: by the runtime that its stubs stand on."""
+    connector = client._stub_config.connector
+    service = "com.vmware.vcenter.hvc.links.sync.providers"
+    values = {name: StringValue(value) for name, value in fields.items()}
+    if operation == "start":
+        values["credentials"] = OptionalValue()
+    result = connector.get_api_provider().invoke(
+        service, operation, StructValue(name="operation-input", values=values), connector.new_context())
+    if not result.success():
+        return None, result.error.name
+    return result.output, None
+
+
+def sync_all(client, link):
+    listed, _ = invoke(client, "list", link=link)
+    names = [item.get_field("provider").value for item in listed]
+    assert names == ["inventory", "tagging", "acquisition-specs"], names
+    for name in names:
+        for _ in range(100):
+            _, error = invoke(client, "start", link=link, provider=name)
+            if error is None:
+                break
+            # One in the background.
+            assert error == "com.vmware.vapi.std.errors.resource_busy", error
+            time.sleep(0.1)
+        for _ in range(100):
+            info, _ = invoke(client, "get", link=link, provider=name)
+            session = info.get_field("current_session_info").value
+            stage = session.get_field("stage").value
+            if stage in ("COMPLETED", "FAILED"):
+                break
+            time.sleep(0.1)
+        assert stage == "COMPLETED" and info.get_field("status").value == "SUCCEEDED", (name, stage)
+        assert session.get_field("completion_time").is_set() and not session.get_field("exception").is_set()
+        print("synced", name, "work", session.get_field("completed_work").value, "of", session.get_field("total_work").value)
+    _, error = invoke(client, "get", link=link, provider="none")
+    assert error == "com.vmware.vapi.std.errors.not_found", error
 
 
 def main():
@@ -68,6 +109,8 @@ def main():
     assert [s.link for s in there.list()] == [link]
     print("here:", healthy(links, link).connection_health_status, "there:", healthy(there, link).connection_health_status)
     refused(NotFound, links.get, "no-such-link")
+
+    sync_all(client, link)
 
     administrators = client.vcenter.hvc.management.Administrators
     assert administrators.get() == {"admins@" + peer_name}, administrators.get()

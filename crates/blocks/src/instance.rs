@@ -7,6 +7,7 @@ use lockstep_storage::Storage;
 use serde::{Deserialize, Serialize};
 
 use crate::format::{hex, read_hex, root_hash};
+use crate::writer::Writer;
 use crate::{Error, Hash, Name};
 
 /// What the files' names begin with.
@@ -92,15 +93,15 @@ impl Instance {
     }
 
     /// Writes its file, durably.
-    pub(crate) fn write(&self, storage: &dyn Storage) -> Result<(), Error> {
+    pub(crate) fn write(&self, writer: &Writer) -> Result<(), Error> {
+        let storage = &writer.storage;
         let text = self.encode()?;
         let (name, temporary) = (self.name.file(KIND), self.name.file("writing"));
         let what = || format!("writing {}", storage.shown(&name));
         let file = storage.create(&temporary).map_err(Error::io(what()))?;
         file.write_at(0, text.as_bytes()).map_err(Error::io(what()))?;
         file.sync().map_err(Error::io(what()))?;
-        storage.rename(&temporary, &name).map_err(Error::io(what()))?;
-        storage.sync_directory().map_err(Error::io(what()))
+        writer.publish(&temporary, &name)
     }
 
     /// Reads the file of an instance.

@@ -275,8 +275,10 @@ pub(crate) fn read_records(file: &dyn StoredFile, pack: u32) -> std::io::Result<
         let read = file.read_at(at, &mut record)?;
         let Ok(offset) = u32::try_from(at) else { break };
         let Some(block) = read_record(&record[..read]) else {
-            // A torn end, or damage in the middle: what is whole behind it must not be lost with it.
-            let Some(length) = record_length(&record[..read]) else { break };
+            // A torn end, or damage in the middle: what is whole behind it must not be lost with it. Zeroes are room that was made and
+            // not written: no record begins so, and millions of empty ones would be looked for there.
+            let is_hole = record[..read.min(RECORD_HEAD_BYTES)].iter().all(|byte| *byte == 0);
+            let Some(length) = record_length(&record[..read]).filter(|_| !is_hole) else { break };
             at += length;
             continue;
         };
@@ -299,6 +301,8 @@ pub(crate) fn open(storage: &dyn Storage, number: u32) -> Result<Arc<dyn StoredF
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicU64, Ordering};
+
     use lockstep_storage::faulty::Disk;
 
     use super::*;
@@ -337,6 +341,50 @@ mod tests {
             let (found, at) = read_records(&*file, 1).unwrap();
             assert_eq!((found.len(), at), (1, u64::from(entries[1].1.offset)), "cut by {cut}");
         }
+    }
+
+    /// Some bytes, and a hole behind them.
+    struct Hole {
+        bytes: Vec<u8>,
+        reads: AtomicU64,
+    }
+
+    impl StoredFile for Hole {
+        fn bytes(&self) -> std::io::Result<u64> {
+            Ok(PACK_BYTES)
+        }
+
+        fn read_at(&self, offset: u64, buffer: &mut [u8]) -> std::io::Result<usize> {
+            self.reads.fetch_add(1, Ordering::SeqCst);
+            let there = self.bytes.get(offset as usize..).unwrap_or_default();
+            let length = there.len().min(buffer.len());
+            buffer.fill(0);
+            buffer[..length].copy_from_slice(&there[..length]);
+            Ok(buffer.len())
+        }
+
+        fn write_at(&self, _: u64, _: &[u8]) -> std::io::Result<()> {
+            Err(std::io::ErrorKind::Unsupported.into())
+        }
+
+        fn truncate(&self, _: u64) -> std::io::Result<()> {
+            Err(std::io::ErrorKind::Unsupported.into())
+        }
+
+        fn sync(&self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn a_hole_behind_the_records_is_not_searched() {
+        let mut bytes = head().to_vec();
+        Block::of_plain(b"one").write(&mut bytes);
+        let end = bytes.len() as u64;
+        let file = Hole { bytes, reads: AtomicU64::new(0) };
+        let (found, at) = read_records(&file, 1).unwrap();
+        assert_eq!((found.len(), at), (1, end));
+        assert!(file.reads.load(Ordering::SeqCst) < 10);
     }
 
     #[test]

@@ -23,7 +23,7 @@ struct Open {
 
 /// Appends to packs.
 pub(crate) struct Writer {
-    storage: Arc<dyn Storage>,
+    pub(crate) storage: Arc<dyn Storage>,
     // Held while bytes are written, not while they are flushed.
     state: Mutex<State>,
     /// What is durable: a number of `State::appended`. Held while flushing, so that one flush is under way.
@@ -52,6 +52,29 @@ impl Writer {
 
     pub(crate) fn check(&self) -> Result<(), Error> {
         if self.is_poisoned.load(Ordering::SeqCst) { Err(Error::Poisoned) } else { Ok(()) }
+    }
+
+    /// Gives a file that is whole and flushed its name, durably. When that fails, nobody knows which one it has.
+    pub(crate) fn publish(&self, temporary: &str, name: &str) -> Result<(), Error> {
+        let what = format!("naming {}", self.storage.shown(name));
+        self.storage.rename(temporary, name).map_err(Error::io(what.clone())).inspect_err(|error| {
+            // A full disk says so before it changes anything.
+            if !matches!(error, Error::Full) {
+                self.poison();
+            }
+        })?;
+        self.flush_directory(what)
+    }
+
+    /// Removes a file, durably.
+    pub(crate) fn remove(&self, name: &str) -> Result<(), Error> {
+        let what = format!("removing {}", self.storage.shown(name));
+        self.storage.remove(name).map_err(Error::io(what.clone()))?;
+        self.flush_directory(what)
+    }
+
+    fn flush_directory(&self, what: String) -> Result<(), Error> {
+        self.storage.sync_directory().map_err(Error::io(what)).inspect_err(|_| self.poison())
     }
 
     /// Stores what is not there yet. Answers the bytes that this took. Durable after the next [`Writer::flush`].
@@ -121,7 +144,7 @@ impl Writer {
             let file = self.storage.create(&name).map_err(Error::io(what()))?;
             file.write_at(0, &pack::head()).map_err(Error::io(what()))?;
             // Its name must last before anything in it counts as stored.
-            self.storage.sync_directory().map_err(Error::io(what())).inspect_err(|_| self.poison())?;
+            self.flush_directory(what())?;
             index.write().add_pack(number, file.clone(), &Entries::new());
             state.next += 1;
             state.open = Some(Open { number, file, end: HEAD_BYTES, entries: Entries::new() });
@@ -165,14 +188,12 @@ impl Writer {
         self.check()
     }
 
-    /// Ends the pack that is open, so that it can be collected.
-    pub(crate) fn seal_open(&self) -> Result<(), Error> {
+    /// Ends the pack that is open. Answers the number that the next one will have: those below it are sealed.
+    // The index is locked after the state, everywhere: nobody may ask for this with the index locked.
+    pub(crate) fn seal_open(&self) -> Result<u32, Error> {
         self.check()?;
-        self.seal(&mut self.state.lock())
-    }
-
-    /// The pack that is open.
-    pub(crate) fn open_pack(&self) -> Option<u32> {
-        self.state.lock().open.as_ref().map(|open| open.number)
+        let mut state = self.state.lock();
+        self.seal(&mut state)?;
+        Ok(state.next)
     }
 }

@@ -75,6 +75,43 @@ impl Drop for Progress {
     }
 }
 
+/// How far work on the server is: a bar on a terminal, nothing elsewhere.
+pub(crate) struct WorkBar(Option<ProgressBar>);
+
+impl WorkBar {
+    /// Work of that name, which begins.
+    pub(crate) fn new(name: &str) -> Self {
+        let bar = std::io::stderr().is_terminal().then(|| {
+            let bar = ProgressBar::new(0).with_prefix(name.to_owned());
+            // The template is a constant that parses.
+            if let Ok(style) =
+                ProgressStyle::with_template("{prefix} {wide_bar} {human_pos}/{human_len}, {msg}, {per_sec}, ETA {eta}")
+            {
+                bar.set_style(style);
+            }
+            bar
+        });
+        Self(bar)
+    }
+
+    /// So much of it is done.
+    pub(crate) fn show(&self, what: &str, completed: i64, total: i64) {
+        if let Some(bar) = &self.0 {
+            bar.set_message(what.to_lowercase().replace('_', " "));
+            bar.set_length(u64::try_from(total).unwrap_or(0));
+            bar.set_position(u64::try_from(completed).unwrap_or(0));
+        }
+    }
+}
+
+impl Drop for WorkBar {
+    fn drop(&mut self) {
+        if let Some(bar) = &self.0 {
+            bar.finish_and_clear();
+        }
+    }
+}
+
 /// How many there are, with their noun.
 pub(crate) fn count(n: u64, one: &str, many: &str) -> String {
     format!("{} {}", HumanCount(n), if n == 1 { one } else { many })

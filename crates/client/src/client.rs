@@ -1,7 +1,6 @@
 //! A client of one site.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, StatusCode};
@@ -10,15 +9,10 @@ use lockstep_contract::services::{NoInput, session};
 use lockstep_contract::{Data, Declared, Encoding, Opaque, Operation, Place, Secret, Wire};
 use tokio::sync::Mutex;
 
+use crate::connector::{self, Connector};
 use crate::error::{self, ClientError};
 use crate::request::Request;
 use crate::tls::{Thumbprint, Trust, Verifier};
-
-/// How long a connection may take to come about.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
-
-/// After how long a peer that has vanished without a word is noticed. An answer may take any time: long polls wait.
-const VANISHED_AFTER: Duration = Duration::from_secs(30);
 
 /// Longest answer to a call unless said otherwise, in bytes; beyond it the answer counts as foreign. Streams have no such limit.
 const ANSWER_BYTES_MAX: usize = 256 << 20;
@@ -98,32 +92,7 @@ impl Client {
     /// [`ClientError::Url`], [`ClientError::Roots`], [`ClientError::Setup`].
     pub fn new(config: Config) -> Result<Self, ClientError> {
         let url = site_url(&config.url)?;
-        let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let verifier = Arc::new(Verifier::new(config.trust, provider.clone())?);
-        let mut tls = rustls::ClientConfig::builder_with_provider(provider)
-            .with_safe_default_protocol_versions()
-            .map_err(|e| ClientError::Roots(e.to_string()))?
-            .dangerous()
-            .with_custom_certificate_verifier(verifier.clone())
-            .with_no_client_auth();
-        tls.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
-        let mut builder = reqwest::Client::builder()
-            .tls_backend_preconfigured(tls)
-            .user_agent(concat!("lockstep/", env!("CARGO_PKG_VERSION")))
-            .redirect(reqwest::redirect::Policy::none())
-            .connect_timeout(CONNECT_TIMEOUT)
-            .tcp_keepalive(VANISHED_AFTER / 3)
-            .tcp_keepalive_interval(VANISHED_AFTER / 6)
-            .tcp_nodelay(true);
-        if is_loopback(&url) {
-            // A proxy would look for the site on its own machine.
-            builder = builder.no_proxy();
-        }
-        #[cfg(target_os = "linux")]
-        {
-            builder = builder.tcp_user_timeout(VANISHED_AFTER);
-        }
-        let http = builder.build().map_err(ClientError::Setup)?;
+        let Connector { http, verifier } = Connector::new(&url, config.trust)?;
         let url = url.as_str().trim_end_matches('/').to_owned();
         let inner = Inner { http, url, login: config.login, verifier, session: Mutex::default() };
         Ok(Self { inner: Arc::new(inner), answer_bytes_max: ANSWER_BYTES_MAX, operation_id: None })
@@ -341,14 +310,7 @@ impl Client {
 
     /// Why a request found no answer.
     pub(crate) fn transport(&self, error: &reqwest::Error) -> ClientError {
-        match self.inner.verifier.take_rejected() {
-            Some(rejected) => ClientError::Untrusted {
-                url: self.url().to_owned(),
-                reason: rejected.reason,
-                thumbprint: rejected.thumbprint,
-            },
-            None => error::transport(self.url(), error),
-        }
+        connector::failure(&self.inner.verifier, self.url(), error)
     }
 
     /// What an answer that is no success says.
@@ -399,11 +361,6 @@ fn site_url(text: &str) -> Result<reqwest::Url, ClientError> {
     if is_site { Ok(url) } else { Err(wrong()) }
 }
 
-fn is_loopback(url: &reqwest::Url) -> bool {
-    let host = url.host_str().unwrap_or_default().trim_matches(['[', ']']);
-    host == "localhost" || host.parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_loopback())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -430,20 +387,6 @@ mod tests {
             "https://u:p@a",
         ] {
             assert!(matches!(site_url(bad), Err(ClientError::Url { .. })), "{bad}");
-        }
-    }
-
-    #[test]
-    fn loopback_is_told_apart() {
-        for (url, expected) in [
-            ("http://127.0.0.1:1", true),
-            ("http://127.9.9.9", true),
-            ("http://[::1]:1", true),
-            ("http://localhost", true),
-            ("http://10.0.0.1", false),
-            ("http://localhost.test", false),
-        ] {
-            assert_eq!(is_loopback(&site_url(url).unwrap()), expected, "{url}");
         }
     }
 

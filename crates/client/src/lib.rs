@@ -25,6 +25,7 @@
 //! The TLS provider is part of this crate's own configuration: nothing needs to be installed for the process.
 
 mod client;
+mod connector;
 mod error;
 mod events;
 mod export;
@@ -34,6 +35,7 @@ mod spec_cache;
 mod tls;
 
 pub use client::{Answer, Client, Config, Login};
+pub use connector::Connector;
 pub use error::ClientError;
 pub use events::{EventFilter, Events};
 pub use export::{Export, ExportOptions};

@@ -3,9 +3,16 @@
 //! # What is copied
 //! A site's own resources of all types but those with a writing service (accounts, acquisition specifications, links themselves),
 //! without secret properties. What came there by a link is left out: copies are not passed on. Here a resource has the same type, the
-//! id `<domain>~<id there>`, [`linked_from`](lockstep_model::LINKED_FROM) set, and references that point to copies in the same way. A
+//! id `<domain>~<id there>`, [`linked_from`](lockstep_model::LINKED_FROM) set, and references that point to copies in the same way. Tags and
+//! categories are no copies: both sites share them, and the provider [`tagging`](crate::tagging) keeps them in step, with what they are attached
+//! to; so the list `tags` is neither told nor taken here. A
 //! resource whose id has no room for the name in front ends the sync and is named. Models registered at run time are taken up
 //! (`models`).
+//!
+//! # Acquisition specifications
+//! Go the same way, by a provider of their own, and are of another type here: `LinkedAcqSpec`. A specification is an order to sample, and agents,
+//! the cache sync and the loop over statuses take every `AcqSpec` for one; a copy only tells what is sampled at the other site. The ids of what
+//! it samples are that site's.
 //!
 //! # How it goes
 //! `place` says where a copy is; it is the cursor, and every commit that brings the copy further carries it. So a sync that is cut off
@@ -30,37 +37,40 @@
 //! last, every answer come in time. What is wrong ends the sync with [`SyncError::Malformed`], and nothing of its frame is written. The peer decides
 //! what its copies are, and nothing else here.
 
-mod batch;
+pub(crate) mod batch;
 mod compare;
 mod copy;
 mod digest;
-mod follow;
-mod frame;
+pub(crate) mod follow;
+pub(crate) mod frame;
 mod models;
-mod peer;
-mod place;
-mod serve;
+pub(crate) mod peer;
+pub(crate) mod place;
+pub(crate) mod serve;
+pub(crate) mod set;
 
 use std::collections::HashMap;
 use std::time::Duration;
 
-use lockstep_contract::services::NoInput;
-use lockstep_contract::services::link_pull::Start;
-use lockstep_model::builtin;
+use lockstep_contract::services::link_pull::{Start, StartInput};
 use lockstep_site::table::Table;
 use parking_lot::Mutex;
 
-use crate::provider::Running;
+use crate::provider::{Running, SMALL_ANSWER_BYTES_MAX};
 use crate::{LinkId, Run, Stage, SyncError, SyncProvider};
 use batch::{Range, copies, prefix};
 use peer::{call, is_expired, malformed};
 use place::Place;
+use set::Set;
 
 /// How often the inventory is synced when nothing wakes it.
 const POLLING_INTERVAL: Duration = Duration::from_secs(300);
 
 /// Most resources that one sync takes: a peer that never ends does not fill the disk.
 const RESOURCES_MAX: u64 = 20_000_000;
+
+/// Longest answer, in bytes: a frame of one large resource, in base64.
+const ANSWER_BYTES_MAX: usize = 64 << 20;
 
 /// Longest token of the other site, in bytes.
 const TOKEN_BYTES_MAX: usize = 200;
@@ -70,14 +80,10 @@ pub fn register(table: &mut Table) {
     serve::register(table);
 }
 
-/// Whether resources of a type are told to linked sites.
-pub(crate) fn is_shared(resource_type: &str) -> bool {
-    builtin::writing_service(resource_type).is_none()
-}
-
-/// The provider `inventory`.
+/// The provider `inventory`, and that of `acquisition-specs`, which goes the same way.
 #[derive(Debug, Default)]
 pub struct Inventory {
+    set: Set,
     /// The version of the other site's models that was taken up, by link. A miss costs one call.
     models: Mutex<HashMap<LinkId, String>>,
 }
@@ -86,6 +92,11 @@ impl Inventory {
     /// The provider, for all links.
     pub fn new() -> Self {
         Self::default()
+    }
+
+    /// The provider of acquisition specifications, for all links.
+    pub fn acquisition_specs() -> Self {
+        Self { set: Set::AcqSpecs, models: Mutex::default() }
     }
 
     /// Takes up the other site's models when they are not those of the last time.
@@ -101,11 +112,25 @@ impl Inventory {
 
 impl SyncProvider for Inventory {
     fn name(&self) -> &'static str {
-        "inventory"
+        match self.set {
+            Set::Inventory => set::INVENTORY,
+            Set::AcqSpecs => set::ACQ_SPECS,
+        }
     }
 
     fn polling_interval(&self) -> Duration {
         POLLING_INTERVAL
+    }
+
+    fn answer_bytes_max(&self) -> usize {
+        match self.set {
+            Set::Inventory => ANSWER_BYTES_MAX,
+            Set::AcqSpecs => SMALL_ANSWER_BYTES_MAX,
+        }
+    }
+
+    fn reached(&self, cursor: &str) -> Option<u64> {
+        Place::read(cursor)?.position()
     }
 
     fn sync<'a>(&'a self, run: &'a Run) -> Running<'a> {
@@ -160,7 +185,7 @@ impl Sync<'_> {
         let (token, total) = self.start().await?;
         let has_copies = {
             let view = self.run.site.view();
-            copies(&view, &prefix(&self.run.domain), &Range::default()).next().is_some()
+            copies(&view, self.provider.set, &prefix(&self.run.domain), &Range::default()).next().is_some()
         };
         if has_copies {
             return Ok(Place::Comparing { token, after: None });
@@ -175,7 +200,7 @@ impl Sync<'_> {
             let (_, total) = self.start().await?;
             self.run.total(total);
             let done = Range { after: None, last: Some(after.clone()) };
-            let count = copies(&self.run.site.view(), &prefix(&self.run.domain), &done).count();
+            let count = copies(&self.run.site.view(), self.provider.set, &prefix(&self.run.domain), &done).count();
             self.run.advance(count as u64);
         }
         Ok(())
@@ -189,7 +214,7 @@ impl Sync<'_> {
 
     /// This moment there, and how many resources there are.
     async fn start(&self) -> Result<(String, u64), SyncError> {
-        let started = call(&self.run.client, Start, NoInput {}, Duration::ZERO).await?;
+        let started = call(&self.run.client, Start, start_input(self.run), Duration::ZERO).await?;
         self.provider.demand_models(self.run, &started.models).await?;
         Ok((checked(started.token)?, u64::try_from(started.total).unwrap_or(0)))
     }
@@ -209,8 +234,12 @@ impl Sync<'_> {
     }
 }
 
+pub(crate) fn start_input(run: &Run) -> StartInput {
+    StartInput { set: Some(run.provider().to_owned()), link: Some(run.link.to_string()) }
+}
+
 /// A token that fits into a place.
-fn checked(token: String) -> Result<String, SyncError> {
+pub(crate) fn checked(token: String) -> Result<String, SyncError> {
     if token.is_empty() || token.len() > TOKEN_BYTES_MAX || token.chars().any(char::is_control) {
         return Err(malformed("a token that is none"));
     }

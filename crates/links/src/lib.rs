@@ -6,11 +6,12 @@
 //! # What is where
 //! | what | kept in | as |
 //! |---|---|---|
-//! | links | the journal | `Link`; the token sealed with the key in `seal-key` ([`seal`]) |
+//! | links | the journal | `Link`; the token sealed with the key in `seal-key` ([`seal`](lockstep_site::seal)) |
 //! | what is kept in step, its last sync and session | memory and the journal | `SyncProvider` ([`sessions`](self)) |
 //! | how far it has come | the journal, together with the data | `SyncCursor` |
 //! | the account that the other side logs in with | the journal | `Account`, `link-<id>` |
 //! | administrators of linked sites | the journal | `LinkAdministrators` |
+//! | edits of tagging, and those that were lost | the journal, with the edit | `TagStamps` ([`lockstep_site::stamps`]), `TagConflict` |
 //! | invitations | memory, as hashes | until used, an hour, or a restart |
 //!
 //! # A link's life
@@ -28,7 +29,8 @@
 //!
 //! # Linked resources
 //! A copy of another site's resource has its type, the id `<domain>~<id there>`, and `linked_from`, which points to the link. Ids made
-//! here have no `~` in the middle that follows the domain of a link.
+//! here have no `~` in the middle that follows the domain of a link. Copies are of the inventory ([`inventory`]) and of acquisition
+//! specifications; categories and tags are no copies, but shared ([`tagging`]).
 //!
 //! # What may run at the same time
 //! For each link there is one task for health and one for each provider. A provider's task is the only one that runs its syncs and
@@ -47,8 +49,8 @@ mod peers;
 pub mod provider;
 mod removal;
 mod runner;
-pub mod seal;
 mod sessions;
+pub mod tagging;
 mod times;
 
 use std::collections::{BTreeMap, HashSet};
@@ -59,6 +61,7 @@ use lockstep_client::{Thumbprint, Trust};
 use lockstep_contract::services::links::State;
 use lockstep_model::{ResourceId, builtin};
 use lockstep_site::Site;
+use lockstep_site::seal::{SealError, Sealer};
 use lockstep_site::table::Table;
 use parking_lot::Mutex;
 
@@ -67,7 +70,6 @@ use crate::link::Link;
 use crate::live::Live;
 pub use crate::peers::PeerSite;
 pub use crate::provider::{LinkId, Progress, Run, Stage, SyncError, SyncProvider};
-use crate::seal::{SealError, Sealer};
 
 /// What the names of links' accounts begin with; the link's id follows.
 const ACCOUNT_PREFIX: &str = "link-";
@@ -103,6 +105,8 @@ pub struct Links {
     pub(crate) live: Mutex<BTreeMap<LinkId, Arc<Live>>>,
     /// Domains, in lower case, to which a link is being made. Locked before `live`.
     pub(crate) making: Mutex<HashSet<String>>,
+    /// Accounts of links that were not there when the service was opened: those of links that are being made are no orphans. Held to be taken.
+    pub(crate) orphans: Mutex<Vec<LinkId>>,
 }
 
 impl Links {
@@ -124,6 +128,7 @@ impl Links {
             invitations: Invitations::default(),
             live: Mutex::default(),
             making: Mutex::default(),
+            orphans: Mutex::default(),
         };
         let stored: Vec<Link> = {
             let view = links.site.view();
@@ -137,6 +142,7 @@ impl Links {
             let live = Arc::new(Live::new(&links, &link));
             links.live.lock().insert(link.id, live);
         }
+        *links.orphans.lock() = removal::orphans(&links.site, |id| links.find(id.as_str()).is_some());
         Ok(Arc::new(links))
     }
 

@@ -16,10 +16,7 @@ use crate::provider::LinkId;
 use crate::sessions::Sync;
 use crate::{health, runner};
 
-/// Longest answer of data that is taken from another site, in bytes: a frame of one large resource, in base64.
-pub(crate) const ANSWER_BYTES_MAX: usize = 64 << 20;
-
-/// Longest answer of words: what a site says of itself, or while a link is made.
+/// Longest answer of words, in bytes: what a site says of itself, or while a link is made. Providers say how much they take.
 pub(crate) const WORDS_BYTES_MAX: usize = 1 << 20;
 
 /// How the last probe went.
@@ -108,7 +105,7 @@ fn client(links: &Links, link: &Link) -> Result<Client, Message> {
     let trust = pinned(link.certificate);
     let config = Config { url: link.url.clone(), login: Login::Token(token), trust };
     let client = Client::new(config).map_err(|error| message("url", error.to_string()))?;
-    Ok(client.answers_up_to(ANSWER_BYTES_MAX))
+    Ok(client.answers_up_to(WORDS_BYTES_MAX))
 }
 
 /// Trust in the certificate that a link holds on to, and in none where it has none: then there is no TLS, and trust decides about nothing.

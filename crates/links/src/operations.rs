@@ -15,7 +15,7 @@ use crate::invitations::{Invitation, VALID_FOR};
 use crate::link::Link;
 use crate::live::Live;
 use crate::sessions::Sync;
-use crate::{Links, administrators, handshake, removal, times};
+use crate::{Links, administrators, handshake, removal, tagging, times};
 
 /// Registers all operations of the service.
 pub(crate) fn register(links: &Arc<Links>, table: &mut Table) {
@@ -49,6 +49,7 @@ pub(crate) fn register(links: &Arc<Links>, table: &mut Table) {
         declared::Accept => handshake::accept,
         declared::Leave => removal::leave,
     }
+    table.register(declared::tagging::Conflicts, async |context, input| tagging::conflicts::list(&context, &input));
 }
 
 async fn list(links: &Arc<Links>, _: Context, _: NoInput) -> Result<Vec<Summary>, Error> {

@@ -15,6 +15,10 @@ use tokio::sync::watch;
 /// The author of what is written for a link.
 pub const AUTHOR: &str = "lockstep/link";
 
+/// Longest answer that a provider takes unless it says otherwise: a frame is closed at one MiB, and one record of the largest size still
+/// fits.
+pub(crate) const SMALL_ANSWER_BYTES_MAX: usize = 16 << 20;
+
 /// The id of a link: random, the same on both sides.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct LinkId(Arc<str>);
@@ -99,6 +103,11 @@ pub trait SyncProvider: Send + Sync + 'static {
     /// How often it syncs when nothing wakes it.
     fn polling_interval(&self) -> Duration;
 
+    /// Longest answer that it takes from the other site, in bytes. All providers of a link may hold one at a time.
+    fn answer_bytes_max(&self) -> usize {
+        SMALL_ANSWER_BYTES_MAX
+    }
+
     /// The other site's position up to which a cursor tells all, when it says so: what a lag is counted from.
     fn reached(&self, cursor: &str) -> Option<u64> {
         let _ = cursor;
@@ -156,6 +165,11 @@ impl Run {
     /// A run of the provider of that name. The link's resources must be there ([`initial`]).
     pub fn new(site: Arc<Site>, client: Client, link: LinkId, domain: String, provider: &'static str) -> Self {
         Self { site, client, link, domain, provider, progress: watch::Sender::new(Progress::default()) }
+    }
+
+    /// The name of the provider that runs.
+    pub(crate) fn provider(&self) -> &'static str {
+        self.provider
     }
 
     /// The place that was committed last; `None` at the beginning and after a reset.

@@ -4,12 +4,14 @@
 //!            ┌────────────────────── woken by: a change there, the interval, a forced sync, a link that is well again
 //!            ▼                                                                              │
 //!   start ► sync ── well ──► wait for a change (long poll), at most the interval ───────────┤
-//!            └── failed ──► wait longer after each failure, at most the interval ───────────┘
+//!            └── failed ──► wait longer after each failure in a row that did nothing ────────┘
 //! ```
 //! There is one way: the first sync, the resumed one and the one after a failure all go on from the stored cursor.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
+
+use lockstep_model::Position;
 
 use crate::Links;
 use crate::live::Live;
@@ -38,10 +40,12 @@ pub(crate) async fn keep(links: Arc<Links>, live: Arc<Live>, sync: Arc<Sync>) {
     let work = async {
         let mut failures = 0;
         loop {
+            let before = place(&links, &sync);
             match round(&links, &live, &sync).await {
                 Ok(()) => failures = 0,
                 Err(error) => {
-                    failures += 1;
+                    // What gets on, however often it is cut, need not wait ever longer.
+                    failures = if place(&links, &sync) != before { 1 } else { failures + 1 };
                     tracing::warn!(%error, link = %live.id, provider = sync.provider.name(), failures, "a sync failed");
                     live.probe.notify_one();
                 }
@@ -56,8 +60,13 @@ pub(crate) async fn keep(links: Arc<Links>, live: Arc<Live>, sync: Arc<Sync>) {
 }
 
 fn new_run(links: &Links, live: &Live, sync: &Sync) -> Result<Run, SyncError> {
-    let client = live.client.clone().map_err(SyncError::NoClient)?;
+    let client = live.client.clone().map_err(SyncError::NoClient)?.answers_up_to(sync.provider.answer_bytes_max());
     Ok(Run::new(links.site.clone(), client, live.id.clone(), live.domain.clone(), sync.provider.name()))
+}
+
+/// Where the last commit of a sync has come to.
+fn place(links: &Links, sync: &Sync) -> Option<Position> {
+    links.site.view().modified(&sync.link.cursor(sync.provider.name()))
 }
 
 /// One sync, from its begin to its end in what is shown and stored.

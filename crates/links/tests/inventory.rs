@@ -65,9 +65,22 @@ async fn a_copy_is_read_only_and_points_to_copies() {
 async fn what_is_not_shared_stays_at_home() {
     let pair = Pair::start().await;
     pair.create("Tag", "t", r#"{"name":"t"}"#).await;
+    let tagged = r#"{"name":"d","tags":[{"type":"Tag","id":"t"}]}"#;
+    pair.create("Datastore", "d", tagged).await;
     pair.target().sync().await.unwrap();
     let copies = pair.target().copies();
-    assert_eq!(copies.keys().collect::<Vec<_>>(), [&("Tag".to_owned(), "t".to_owned())], "no accounts");
+    let datastore = ("Datastore".to_owned(), "d".to_owned());
+    assert_eq!(copies.keys().collect::<Vec<_>>(), [&datastore], "no accounts, no tags");
+    assert_eq!(
+        copies[&datastore],
+        serde_json::json!({"name": "d"}),
+        "what it is tagged with is told by another provider"
+    );
+    // Nor is it seen by a comparison.
+    let writes = pair.target().writes();
+    pair.target().reset().await;
+    pair.target().sync().await.unwrap();
+    assert_eq!(pair.target().writes(), writes);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -156,7 +169,7 @@ async fn whatever_happens_the_copy_ends_equal() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_change_there_ends_the_wait_and_what_is_not_told_does_not() {
     let pair = Pair::start().await;
-    pair.create("Tag", "t", r#"{"name":"t"}"#).await;
+    pair.create("Datacenter", "t", r#"{"name":"t"}"#).await;
     pair.target().sync().await.unwrap();
     let wait = pair.target().changed();
     tokio::pin!(wait);
@@ -167,7 +180,7 @@ async fn a_change_there_ends_the_wait_and_what_is_not_told_does_not() {
     });
     assert!(waited.is_err(), "an account ended the wait");
     let (woken, ()) =
-        tokio::join!(tokio::time::timeout(Duration::from_secs(5), &mut wait), pair.rename("Tag", "t", "x"));
+        tokio::join!(tokio::time::timeout(Duration::from_secs(5), &mut wait), pair.rename("Datacenter", "t", "x"));
     woken.unwrap().unwrap();
     pair.target().sync().await.unwrap();
     pair.check();
@@ -198,23 +211,23 @@ async fn models_come_along_and_a_contradiction_is_named() {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_id_that_is_taken_is_named() {
     let pair = Pair::start().await;
-    pair.create("Tag", "t", r#"{"name":"t"}"#).await;
-    let id = ResourceId::new("Tag", format!("{DOMAIN}~t"));
+    pair.create("Datacenter", "t", r#"{"name":"t"}"#).await;
+    let id = ResourceId::new("Datacenter", format!("{DOMAIN}~t"));
     pair.target().site().create_resource("me".into(), id, r#"{"name":"mine"}"#).await.unwrap();
     let error = pair.target().sync().await.unwrap_err().to_string();
-    assert!(error.contains(&format!("Tag {DOMAIN}~t")), "{error}");
+    assert!(error.contains(&format!("Datacenter {DOMAIN}~t")), "{error}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_token_that_was_revoked_ends_the_sync_and_the_wait() {
     let pair = Pair::start().await;
-    pair.create("Tag", "t", r#"{"name":"t"}"#).await;
+    pair.create("Datacenter", "t", r#"{"name":"t"}"#).await;
     pair.target().sync().await.unwrap();
     let wait = tokio::time::timeout(Duration::from_secs(20), pair.target().changed());
     let (ended, ()) = tokio::join!(wait, async {
         tokio::time::sleep(Duration::from_millis(100)).await;
         pair.revoke().await;
-        pair.rename("Tag", "t", "secret").await;
+        pair.rename("Datacenter", "t", "secret").await;
     });
     assert!(matches!(ended.unwrap(), Err(SyncError::Peer(_))));
     assert!(matches!(pair.target().sync().await, Err(SyncError::Peer(_))));
@@ -223,28 +236,29 @@ async fn a_token_that_was_revoked_ends_the_sync_and_the_wait() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_peer_that_lies_is_told_so_and_writes_nothing() {
     let frame = |text: &[u8]| Binary(lz4_flex::block::compress_prepend_size(text));
-    let mut bomb = frame(b"Tag\ta\t{}\n");
+    let mut bomb = frame(b"Datacenter\ta\t{}\n");
     bomb.0[..4].copy_from_slice(&u32::MAX.to_le_bytes());
     let long = "x".repeat(505);
     for (frame, expected) in [
         (bomb, "a frame of 4294967295 bytes"),
         (Binary(vec![0; 3]), ""),
-        (frame(b"Tag\ta\t{}\nTag\ta\t{}\n"), "Tag a where it has no place"),
-        (frame(b"Tag\tb\t{}\nTag\ta\t{}\n"), "Tag a where it has no place"),
-        (frame(b"Tag\ta\t\n"), "Tag a where it has no place"),
+        (frame(b"Datacenter\ta\t{}\nDatacenter\ta\t{}\n"), "Datacenter a where it has no place"),
+        (frame(b"Datacenter\tb\t{}\nDatacenter\ta\t{}\n"), "Datacenter a where it has no place"),
+        (frame(b"Datacenter\ta\t\n"), "Datacenter a where it has no place"),
+        (frame(b"Tag\ta\t{\"name\":\"a\"}\n"), "a resource of type \"Tag\""),
         (frame(b"Account\ta\t{\"name\":\"a\"}\n"), "a resource of type \"Account\""),
         (frame(b"Link\ta\t{}\n"), "a resource of type \"Link\""),
         (frame(b"No\ta\t{}\n"), "a resource of type \"No\""),
-        (frame(b"Tag\ta\t{\"name\":7}\n"), "property name: expected a string"),
-        (frame(b"Tag\ta\t{\"nome\":\"\"}\n"), "property nome"),
+        (frame(b"Datacenter\ta\t{\"name\":7}\n"), "property name: expected a string"),
+        (frame(b"Datacenter\ta\t{\"nome\":\"\"}\n"), "property nome"),
         (
-            frame(b"Tag\ta\t{\"linked_from\":{\"type\":\"Link\",\"id\":\"x\"}}\n"),
+            frame(b"Datacenter\ta\t{\"linked_from\":{\"type\":\"Link\",\"id\":\"x\"}}\n"),
             "property linked_from, which is not told",
         ),
-        (frame(b"Tag\t\x01\t{}\n"), "control character"),
-        (frame(b"Tag\t\t{}\n"), "empty"),
-        (frame(format!("Tag\t{long}\t{{}}\n").as_bytes()), "longer than 512 bytes"),
-        (frame(format!("Tag\ta\t{}\n", "[".repeat(100_000)).as_bytes()), "not JSON"),
+        (frame(b"Datacenter\t\x01\t{}\n"), "control character"),
+        (frame(b"Datacenter\t\t{}\n"), "empty"),
+        (frame(format!("Datacenter\t{long}\t{{}}\n").as_bytes()), "longer than 512 bytes"),
+        (frame(format!("Datacenter\ta\t{}\n", "[".repeat(100_000)).as_bytes()), "not JSON"),
     ] {
         let liar = Liar { page: Some((frame, None)), ..Liar::default() };
         let target = liar.serve().await;
@@ -258,10 +272,10 @@ async fn a_peer_that_lies_is_told_so_and_writes_nothing() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_peer_that_goes_in_circles_is_stopped() {
     let frame = |text: &[u8]| Binary(lz4_flex::block::compress_prepend_size(text));
-    let place = |id: &str| TypedId { resource_type: "Tag".to_owned(), id: id.to_owned() };
+    let place = |id: &str| TypedId { resource_type: "Datacenter".to_owned(), id: id.to_owned() };
     let circle = Liar { page: Some((frame(b""), Some(place("a")))), ..Liar::default() };
     let error = circle.serve().await.sync().await.unwrap_err().to_string();
-    assert!(error.contains("the place Tag a behind Tag a"), "{error}");
+    assert!(error.contains("the place Datacenter a behind Datacenter a"), "{error}");
     let endless = Liar { more: true, ..Liar::default() };
     let error = endless.serve().await.sync().await.unwrap_err().to_string();
     assert!(error.contains("a promise of changes that do not come"), "{error}");

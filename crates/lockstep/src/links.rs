@@ -7,6 +7,7 @@ use anyhow::{Context, Result, bail};
 use clap::Args;
 use lockstep_client::{Thumbprint, Trust};
 use lockstep_links::inventory::Inventory;
+use lockstep_links::tagging::Tagging;
 use lockstep_links::{Config, Links, PROBE_INTERVAL, SyncProvider};
 use lockstep_site::Site;
 use lockstep_site::table::Table;
@@ -47,7 +48,8 @@ pub fn open(args: &LinksArgs, site: &Arc<Site>, url: &str, certificate: Option<&
         trusted_peers: args.trust_peer.iter().map(read).collect::<Result<_>>()?,
         probe_interval: PROBE_INTERVAL,
     };
-    let providers: Vec<Arc<dyn SyncProvider>> = vec![Arc::new(Inventory::new())];
+    let providers: Vec<Arc<dyn SyncProvider>> =
+        vec![Arc::new(Inventory::new()), Arc::new(Tagging::new()), Arc::new(Inventory::acquisition_specs())];
     Links::open(site.clone(), config, providers).context("the links cannot be read")
 }
 

@@ -18,14 +18,16 @@ use lockstep_site::Site;
 use lockstep_site::table::Table;
 use lockstep_site::tasks::{self, Tasks};
 use lockstep_stats::Stats;
+use lockstep_vsphere::Collectors;
 use tokio::net::TcpListener;
 use tracing_subscriber::EnvFilter;
 
+use crate::collector::ThisHost;
 use crate::in_process::InProcess;
 use crate::links::{self, LinksArgs};
 use crate::replication::{self, ReplicationArgs};
 use crate::stats::{Running, StatsArgs};
-use crate::{collector, password, provider, stats};
+use crate::{password, provider, stats};
 
 /// What a server is told.
 #[derive(Args, Debug, Clone)]
@@ -173,13 +175,14 @@ pub struct Server {
     /// Its stats service.
     pub stats: Arc<Stats>,
     links: Arc<Links>,
+    collectors: Arc<Collectors>,
     tasks: Arc<Tasks>,
     replications: Arc<Replications>,
     table: Arc<Table>,
     listener: TcpListener,
     api: lockstep_api::ApiConfig,
-    collect_host: bool,
-    libvirt: Option<LibvirtAddress>,
+    /// The machine that it runs on; `None` when it is left out of the inventory.
+    host: Option<Arc<ThisHost>>,
     /// Where the built-in provider of samples keeps its files; `None` without one.
     provider_dir: Option<PathBuf>,
 }
@@ -220,6 +223,8 @@ impl Server {
         lockstep_site::register(&mut table);
         feed.register(&mut table);
         lockstep_tagging::register(&mut table);
+        let host = (!args.no_collect_host).then(|| Arc::new(ThisHost::new(args.libvirt.clone())));
+        lockstep_vcenter::register(&mut table, host.clone().map(|host| host as Arc<dyn lockstep_vcenter::Switch>));
         let stats = stats::open(&args.stats, &args.data_dir, &site).await?;
         stats.register(&mut table);
 
@@ -237,6 +242,8 @@ impl Server {
         let url = format!("{scheme}://{address}");
         let links = links::open(&args.links, &site, &url, certificate.as_deref())?;
         links::register(&links, &mut table);
+        let collectors = Collectors::open(site.clone()).context("the collectors cannot be read")?;
+        collectors.register(&mut table);
         let tasks = Tasks::new(site.clone(), tasks::Limits::default());
         tasks.register(&mut table);
         let replications = replication::open(&args.replication, &args.data_dir, &site, &tasks, &links).await?;
@@ -256,6 +263,8 @@ impl Server {
             site,
             stats,
             links,
+            collectors,
+            host,
             tasks,
             replications,
             new_password,
@@ -267,8 +276,6 @@ impl Server {
                 elsewhere: Some(elsewhere),
                 ..Default::default()
             },
-            collect_host: !args.no_collect_host,
-            libvirt: args.libvirt.clone(),
             provider_dir: (!args.stats.no_sample_host).then(|| args.data_dir.clone()),
         })
     }
@@ -284,13 +291,14 @@ impl Server {
     /// When the listener fails.
     pub async fn run(self, stop: impl Future<Output = ()> + Send + 'static) -> Result<()> {
         let collector =
-            self.collect_host.then(|| tokio::spawn(collector::keep_host(self.site.clone(), self.libvirt.clone())));
+            self.host.as_ref().map(|host| tokio::spawn(host.clone().keep(self.site.clone(), self.collectors.clone())));
         let running = Running::start(&self.stats)?;
         let provider = match &self.provider_dir {
             Some(dir) => Some(provider::start(self.calls("provider"), self.stats.clone(), dir)?),
             None => None,
         };
         self.links.start().await;
+        self.collectors.start();
         self.tasks.start().await;
         self.replications.start().await;
         let site = self.site.clone();
@@ -302,6 +310,7 @@ impl Server {
         if let Some(collector) = collector {
             collector.abort();
         }
+        self.collectors.stop().await;
         if let Some(provider) = provider {
             provider.stop().await;
         }

@@ -10,7 +10,7 @@
 //! - A document that was accepted fits its type: every name is declared, every value has the declared kind.
 //! - `null`, and a structure without a set member, are the same as *unset*, and are never stored. An empty list is stored.
 //! - Every type has the property [`LINKED_FROM`], which no model declares: the link that a resource came by. A site's own resources
-//!   do not have it set.
+//!   do not have it set. So it is with [`COLLECTED_BY`], the collector that keeps a resource.
 //! - A [`PropertyPath`] is `Model/name` or `Model/struct/field`; a [`RelationPath`] chains them with `->`. Both are parsed at
 //!   the edge of the house; inside, nobody passes paths as text.
 //! - A [`LeafPath`] (`name`, `struct/field`, no model) names what a change touched. Structures are looked into, lists are not:
@@ -34,7 +34,9 @@ pub use instant::Instant;
 pub use model::{Kind, ModelError, Property, ResourceModel};
 pub use parse::{Misfit, MisfitReason};
 pub use path::{HOPS_MAX, PARTS_MAX, PathError, PropertyPath, RelationPath};
-pub use registry::{LINKED_FROM, Registry, RegistryError, ResolveError, ResolvedHop, ResolvedPath, TypeDef};
+pub use registry::{
+    COLLECTED_BY, LINKED_FROM, Registry, RegistryError, ResolveError, ResolvedHop, ResolvedPath, TypeDef,
+};
 pub use value::{Name, Value};
 
 /// Longest string a property may hold, in bytes. A longer one is refused as a [`MisfitReason::TooLong`].

@@ -12,10 +12,16 @@ use crate::{
 /// provider sets it.
 pub const LINKED_FROM: &str = "linked_from";
 
-/// The property as a declaration.
-fn linked_from() -> &'static Property {
-    static DECLARED: LazyLock<Property> =
-        LazyLock::new(|| Property::new(LINKED_FROM, Kind::Id { targets: vec![builtin::LINK.into()], parent: false }));
+/// The property that every type has without declaring it: the collector that keeps a resource as its source has it, unset on what people
+/// keep. Only the collector sets it.
+pub const COLLECTED_BY: &str = "collected_by";
+
+/// The properties that every type has without declaring them, in the order in which they stand behind those that are declared.
+fn implicit() -> &'static [Property; 2] {
+    static DECLARED: LazyLock<[Property; 2]> = LazyLock::new(|| {
+        [(COLLECTED_BY, builtin::COLLECTOR), (LINKED_FROM, builtin::LINK)]
+            .map(|(name, target)| Property::new(name, Kind::Id { targets: vec![target.into()], parent: false }))
+    });
     &DECLARED
 }
 
@@ -48,7 +54,7 @@ pub enum RegistryError {
     #[error("property {0} cannot be removed or changed once it is registered: stored resources may have it")]
     Incompatible(String),
     /// The model declares what every type has anyway.
-    #[error("property {0} cannot be declared: every type has it, and links alone set it")]
+    #[error("property {0} cannot be declared: every type has it, and links and collectors alone set it")]
     Reserved(&'static str),
     /// No such model.
     #[error("no model {0}")]
@@ -62,7 +68,7 @@ pub struct TypeDef {
     pub name: ResourceType,
     /// Its models, at least one, in the order of their names.
     pub models: Vec<Arc<ResourceModel>>,
-    /// What the documents may hold: the union of what the models declare, and [`LINKED_FROM`] at the end.
+    /// What the documents may hold: the union of what the models declare, then [`COLLECTED_BY`] and [`LINKED_FROM`].
     pub properties: Vec<Property>,
 }
 
@@ -84,6 +90,19 @@ impl TypeDef {
     /// [`Misfit`], naming the property that does not fit.
     pub fn read_document(&self, json: &str) -> Result<Document, Misfit> {
         parse::document(&self.properties, json)
+    }
+
+    /// Reads a document of this type where it stands in a longer text, in one pass with that.
+    ///
+    /// # Errors
+    /// The reader's own. When what is wrong is a property that does not fit, `misfit` says which, as from
+    /// [`TypeDef::read_document`].
+    pub fn read_document_within<'de, D: serde::Deserializer<'de>>(
+        &self,
+        reader: D,
+        misfit: &mut Option<Misfit>,
+    ) -> Result<Document, D::Error> {
+        parse::document_within(&self.properties, reader, misfit)
     }
 
     /// Reads the value that a patch gives for `path`; `None` unsets it.
@@ -243,8 +262,10 @@ impl Registry {
         if builtin::is_builtin(&model.name) || builtin::is_builtin_type(model.resource_type.as_str()) {
             return Err(RegistryError::BuiltIn(model.name.to_string()));
         }
-        if model.properties.iter().any(|p| &*p.name == LINKED_FROM) {
-            return Err(RegistryError::Reserved(LINKED_FROM));
+        for reserved in [COLLECTED_BY, LINKED_FROM] {
+            if model.properties.iter().any(|p| &*p.name == reserved) {
+                return Err(RegistryError::Reserved(reserved));
+            }
         }
         if let Some(old) = self.models.get(&model.name) {
             if old.resource_type != model.resource_type {
@@ -303,7 +324,7 @@ impl Registry {
                 properties.push(declared.clone());
             }
         }
-        properties.push(linked_from().clone());
+        properties.extend(implicit().iter().cloned());
         self.types.insert(name.clone(), Arc::new(TypeDef { name: name.clone(), models, properties }));
     }
 
@@ -343,7 +364,7 @@ impl Registry {
         let mut is_many = false;
         for (depth, name) in hop.names.iter().enumerate() {
             let shown = || hop.names[..=depth].join("/");
-            let implicit = (depth == 0 && &**name == LINKED_FROM).then(linked_from);
+            let implicit = implicit().iter().find(|p| depth == 0 && p.name == *name);
             let property = fields.iter().find(|p| p.name == *name).or(implicit).ok_or_else(|| {
                 let above = &hop.names[..depth];
                 let beside = similar(name, fields.iter().filter(|p| !p.secret).map(|p| &*p.name));
@@ -444,7 +465,8 @@ mod tests {
     }
 
     #[test]
-    fn every_type_tells_the_link_that_a_resource_came_by() {
+    fn every_type_tells_the_link_and_the_collector_that_a_resource_came_by() {
+        assert!(resolve("VirtualMachine/collected_by->Collector/address").is_ok());
         let path = resolve("VirtualMachine/linked_from->Link/domain_name").unwrap();
         assert_eq!(
             (path.hops.len(), path.is_many(), path.hops[0].resource_type.as_str()),
@@ -452,8 +474,10 @@ mod tests {
         );
         let mut registry = Registry::new();
         assert!(registry.types().all(|def| def.property([LINKED_FROM]).is_some()));
-        let declares = model("t.A", vec![Property::new(LINKED_FROM, Kind::String)]);
-        assert_eq!(registry.register(declares), Err(RegistryError::Reserved(LINKED_FROM)));
+        for reserved in [COLLECTED_BY, LINKED_FROM] {
+            let declares = model("t.A", vec![Property::new(reserved, Kind::String)]);
+            assert_eq!(registry.register(declares), Err(RegistryError::Reserved(reserved)));
+        }
         let inside = Kind::Struct { fields: vec![Property::new(LINKED_FROM, Kind::String)] };
         registry.register(model("t.A", vec![Property::new("inner", inside)])).unwrap();
         let resolved = registry.resolve(&"t.A/inner/linked_from".parse().unwrap()).unwrap();
@@ -473,7 +497,7 @@ mod tests {
         let names = |r: &Registry| {
             r.type_def("t.T").map(|t| t.properties.iter().map(|p| p.name.to_string()).collect::<Vec<_>>())
         };
-        assert_eq!(names(&registry).unwrap(), ["x", "y", "z", LINKED_FROM]);
+        assert_eq!(names(&registry).unwrap(), ["x", "y", "z", COLLECTED_BY, LINKED_FROM]);
         let refused = |m| registry.clone().register(m).unwrap_err();
         assert!(matches!(
             refused(model("t.C", vec![Property::new("x", Kind::String)])),
@@ -489,7 +513,7 @@ mod tests {
             RegistryError::Model(ModelError::Name { .. })
         ));
         registry.remove("t.A").unwrap();
-        assert_eq!(names(&registry).unwrap(), ["y", "z", LINKED_FROM]);
+        assert_eq!(names(&registry).unwrap(), ["y", "z", COLLECTED_BY, LINKED_FROM]);
         registry.remove("t.B").unwrap();
         assert_eq!(names(&registry), None);
     }

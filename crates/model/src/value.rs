@@ -51,6 +51,14 @@ impl Value {
         }
     }
 
+    /// The resource that an identifier names.
+    pub fn as_id(&self) -> Option<&ResourceId> {
+        match self {
+            Self::Id(id) => Some(id),
+            _ => None,
+        }
+    }
+
     /// The text of a string.
     pub fn as_str(&self) -> Option<&str> {
         match self {

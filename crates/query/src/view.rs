@@ -15,6 +15,7 @@ use crate::node::{Field, Node, declare, infer, set_fields};
 use crate::order::Order;
 use crate::policy::size;
 use crate::space::{Row, Spaces};
+use crate::warm;
 
 /// A commit that changes more than this share of a type's resources drops the type's indexes instead of keeping them.
 const BULK_SHARE: usize = 4;
@@ -104,7 +105,10 @@ impl View {
             }
         }
         self.drop_indexes_if_bulk(&commit.changes);
-        for change in &commit.changes {
+        for (nth, change) in commit.changes.iter().enumerate() {
+            if nth % warm::CHANGES == 0 && commit.changes.len() >= warm::CHANGES {
+                self.warm(&commit.changes[nth..commit.changes.len().min(nth + warm::CHANGES)]);
+            }
             match &change.operation {
                 Operation::Create(document) => self.put(&change.id, document, commit.position, commit.position),
                 Operation::Update(leaves) => {
@@ -363,10 +367,17 @@ impl View {
         parents
     }
 
+    /// The resource that a property at the top of a resource's document points to, whether that exists or not.
+    pub fn reference(&self, id: &ResourceId, property: &str) -> Option<ResourceId> {
+        let row = self.spaces.find_live(id)?;
+        let target = ids_at(self.fields(row.space), property)?.get(row.row)?;
+        Some(self.spaces.id(target))
+    }
+
     fn parent(&self, row: Row) -> Option<Row> {
         let def = self.registry.type_def(self.spaces.get(row.space).name.as_str())?;
         let fields = self.fields(row.space);
-        def.parent_properties().find_map(|property| parent_ids(fields, &property.name)?.get(row.row))
+        def.parent_properties().find_map(|property| ids_at(fields, &property.name)?.get(row.row))
     }
 
     /// The resources whose parent it is, in the order of their types and ids.
@@ -445,8 +456,8 @@ impl View {
     }
 }
 
-fn parent_ids<'v>(fields: &'v [Field], name: &Name) -> Option<&'v crate::ids::Ids> {
-    match &fields.iter().find(|f| f.name == *name)?.node {
+fn ids_at<'v>(fields: &'v [Field], name: &str) -> Option<&'v crate::ids::Ids> {
+    match &fields.iter().find(|f| &*f.name == name)?.node {
         Node::Leaf(leaf) => match &leaf.store {
             Store::Id(ids) => Some(ids),
             _ => None,

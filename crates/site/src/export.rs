@@ -14,7 +14,7 @@ const CHUNK_BYTES: usize = 256 << 10;
 /// Where an export begins, and what it holds.
 #[derive(Debug, Clone, Default)]
 pub struct ExportOptions {
-    /// Only these types; empty: all but accounts.
+    /// Only these types; empty: all but accounts and stamps of tagging, which are secret.
     pub types: Vec<String>,
     /// Go on behind this resource, when an export broke off.
     pub after: Option<ResourceId>,
@@ -33,7 +33,7 @@ impl Exporter {
     pub fn new(site: &Arc<Site>, options: ExportOptions) -> Self {
         let view = site.view();
         let wanted = |t: &&Arc<TypeDef>| match &options.types[..] {
-            [] => t.name.as_str() != builtin::ACCOUNT,
+            [] => !matches!(t.name.as_str(), builtin::ACCOUNT | builtin::TAG_STAMPS),
             types => types.iter().any(|name| name == t.name.as_str()),
         };
         // Models first: an import into an empty site needs them before the resources they declare.

@@ -14,10 +14,12 @@ use std::sync::Arc;
 
 use lockstep_contract::{Error, ErrorKind};
 use lockstep_journal::{Batch, Change, CommitError, Expect, Operation};
-use lockstep_model::{Document, IdError, LINKED_FROM, LeafPath, Misfit, Position, ResourceId, TypeDef, Value, builtin};
+use lockstep_model::{
+    COLLECTED_BY, Document, IdError, LINKED_FROM, LeafPath, Misfit, Position, ResourceId, TypeDef, Value, builtin,
+};
 use lockstep_query::View;
 
-use crate::Site;
+use crate::{Site, stamps};
 
 /// Tries before a write gives up against others that keep changing the same resource.
 const TRIES_MAX: usize = 16;
@@ -87,6 +89,17 @@ pub enum WriteError {
     /// A link is said to be where a resource comes from, by someone else than the link.
     #[error("{LINKED_FROM} of {0} cannot be set: links alone set it, on what they copy")]
     LinkedFrom(ResourceId),
+    /// The resource is kept by a collector, which alone deletes it.
+    #[error("{id} is kept by the collector {collector}: delete it at its source, or delete the collector")]
+    Collected {
+        /// The resource.
+        id: ResourceId,
+        /// The collector.
+        collector: Box<str>,
+    },
+    /// A collector is said to keep a resource, by someone else than the collector.
+    #[error("{COLLECTED_BY} of {0} cannot be set: collectors alone set it, on what they keep")]
+    CollectedBy(ResourceId),
     /// The journal refuses.
     #[error(transparent)]
     Commit(CommitError),
@@ -138,6 +151,14 @@ impl WriteError {
                 let place = format!("properties.{LINKED_FROM}");
                 Error::invalid_argument("lockstep.resources.linked_from", &place, &text)
             }
+            Self::Collected { id, collector } => {
+                let args = [id_args(&id), vec![collector.into()]].concat();
+                Error::new(ErrorKind::NotAllowedInCurrentState, "lockstep.resources.collected", text, args)
+            }
+            Self::CollectedBy(_) => {
+                let place = format!("properties.{COLLECTED_BY}");
+                Error::invalid_argument("lockstep.resources.collected_by", &place, &text)
+            }
             Self::Commit(error) => commit_error(&error),
         }
     }
@@ -156,6 +177,34 @@ pub(crate) fn demand_unlinked(id: &ResourceId, document: &Document) -> Result<()
     match document.get(LINKED_FROM) {
         Some(_) => Err(WriteError::LinkedFrom(id.clone())),
         None => Ok(()),
+    }
+}
+
+/// Whether anyone but a collector may delete the resource. One whose collector is gone is everybody's.
+fn demand_uncollected(view: &View, id: &ResourceId) -> Result<(), WriteError> {
+    match collector_of(view, id).filter(|collector| view.modified(collector).is_some()) {
+        Some(collector) => Err(WriteError::Collected { id: id.clone(), collector: collector.id }),
+        None => Ok(()),
+    }
+}
+
+/// The collector that a resource says it is kept by, whether that exists or not.
+pub(crate) fn collector_of(view: &View, id: &ResourceId) -> Option<ResourceId> {
+    view.reference(id, COLLECTED_BY)
+}
+
+/// Lets a resource say, after a write by someone else than its collector, what it said of that before.
+///
+/// # Errors
+/// [`WriteError::CollectedBy`] when the writer wants something else.
+pub(crate) fn keep_collector(view: &View, id: &ResourceId, document: &mut Document) -> Result<(), WriteError> {
+    let before = collector_of(view, id).map(Value::from);
+    match document.get(COLLECTED_BY) {
+        Some(wanted) if Some(wanted) != before.as_ref() => Err(WriteError::CollectedBy(id.clone())),
+        _ => {
+            document.set(COLLECTED_BY, before);
+            Ok(())
+        }
     }
 }
 
@@ -272,9 +321,26 @@ pub fn update(view: &View, id: &ResourceId, document: Document) -> Result<Option
     if view.modified(id).is_none() {
         return Err(WriteError::NotFound(id.clone()));
     }
+    put(view, id.clone(), document)
+}
+
+/// The change that makes a resource have the properties of `document`, whether it exists or not: for services that check by
+/// themselves who may. `None` when there is nothing to change.
+///
+/// # Errors
+/// [`WriteError::UnknownType`].
+pub fn put(view: &View, id: ResourceId, document: Document) -> Result<Option<(Change, Expect)>, WriteError> {
     let type_def = type_def(view, id.resource_type.as_str())?;
     let parents = ParentCache::new(|_| None).parents(view, &type_def, &document);
-    Ok(change_to(view, id.clone(), document, parents))
+    Ok(change_to(view, id, document, parents))
+}
+
+/// The change that gives an object this list of tags; `None` when it does not exist or has it. Copies of other sites' resources are
+/// tagged as any.
+pub fn update_tags(view: &View, id: &ResourceId, tags: &[ResourceId]) -> Option<(Change, Expect)> {
+    let mut document = view.get(id)?.document;
+    stamps::set_list(&mut document, tags);
+    change_to(view, id.clone(), document, view.parents(id).into())
 }
 
 /// What a write comes to.
@@ -437,7 +503,7 @@ impl Site {
         let found = view.modified(id);
         demand(id, expected, found)?;
         demand_own(&view, id)?;
-        let document = match want {
+        let mut document = match want {
             Want::Create(_) if found.is_some() => return Err(WriteError::Exists(id.clone())),
             Want::Create(document) | Want::Put(document) => (*document).clone(),
             Want::Patch(values) => {
@@ -447,6 +513,7 @@ impl Site {
             }
         };
         demand_unlinked(id, &document)?;
+        keep_collector(&view, id, &mut document)?;
         let parents = ParentCache::new(|_| None).parents(&view, &type_def, &document);
         Ok(Plan { change: change_to(&view, id.clone(), document, parents), found })
     }
@@ -467,8 +534,11 @@ fn demand(id: &ResourceId, expected: Option<Position>, found: Option<Position>) 
     }
 }
 
-/// The deletions of a resource and, in a cascade, of what is below it: children first.
-fn deletions(view: &View, id: &ResourceId, cascade: bool) -> Result<Vec<(Change, Expect)>, WriteError> {
+/// The deletions of a resource and, in a cascade, of what is below it: children first. Tags that go are taken off what stays.
+///
+/// # Errors
+/// [`WriteError`].
+pub fn deletions(view: &View, id: &ResourceId, cascade: bool) -> Result<Vec<(Change, Expect)>, WriteError> {
     let children = view.children(id);
     if !children.is_empty() && !cascade {
         return Err(WriteError::HasChildren { id: id.clone(), children: children.len() });
@@ -488,7 +558,7 @@ fn deletions(view: &View, id: &ResourceId, cascade: bool) -> Result<Vec<(Change,
             return Err(WriteError::CascadeTooLarge(id.clone()));
         }
     }
-    order.iter().try_for_each(|id| demand_own(view, id))?;
+    order.iter().try_for_each(|id| demand_own(view, id).and_then(|()| demand_uncollected(view, id)))?;
     let mut changes = take_off(view, id, &order, &seen)?;
     let delete = |id: ResourceId| {
         let stored = view.get(&id)?;
@@ -522,13 +592,10 @@ fn take_off(
     }
     let mut changes = Vec::with_capacity(tagged.len() + deleted.len());
     for object in tagged {
-        let Some(mut document) = view.get(&object).map(|stored| stored.document) else { continue };
-        if let Some(Value::List(before)) = document.get(builtin::TAGS) {
-            let stays = |tag: &&Value| !matches!(tag, Value::Id(tag) if gone.contains(&**tag));
-            let left: Box<[Value]> = before.iter().filter(stays).cloned().collect();
-            document.set(builtin::TAGS, (!left.is_empty()).then_some(Value::List(left)));
-        }
-        changes.extend(update(view, &object, document)?);
+        let Some(document) = view.get(&object).map(|stored| stored.document) else { continue };
+        let mut left = stamps::listed(&document);
+        left.retain(|tag| !gone.contains(tag));
+        changes.extend(update_tags(view, &object, &left));
     }
     Ok(changes)
 }

@@ -12,7 +12,11 @@
 //!
 //! # Linked resources
 //! A resource with [`linked_from`](lockstep_model::LINKED_FROM) set is a copy of another site's: only the provider of its link writes
-//! it ([`linked`]), everyone else reads.
+//! it ([`linked`]), everyone else reads; but anyone tags it, as what is tagged is shared by both sites ([`stamps`]).
+//!
+//! # Collected resources
+//! A resource with [`collected_by`](lockstep_model::COLLECTED_BY) set is kept by a collector as its source has it ([`collected`]):
+//! the collector alone creates and deletes it and owns some of its properties; the others are everyone's.
 //!
 //! # Epochs
 //! A client that keeps a copy of one resource type asks for the net change between two closed seconds: module [`epochs`]. What was
@@ -23,6 +27,7 @@
 
 pub mod accounts;
 pub mod caller;
+pub mod collected;
 mod deletions;
 pub mod epochs;
 pub mod export;
@@ -30,14 +35,16 @@ pub mod import;
 mod inventory;
 pub mod linked;
 mod operations;
+pub mod seal;
 pub mod sessions;
 mod site;
+pub mod stamps;
 pub mod table;
 pub mod tasks;
 pub mod times;
 pub mod token;
 pub mod uuid;
 
-pub use inventory::{WriteError, Written, commit_error, update};
+pub use inventory::{WriteError, Written, commit_error, deletions, put, update, update_tags};
 pub use operations::{filter_spec, register};
 pub use site::{Config, OpenError, Progress, Site};

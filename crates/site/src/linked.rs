@@ -1,6 +1,6 @@
-//! Linked resources: copies of another site's, which only the provider of their link writes.
+//! Linked resources: copies of another site's, which only the provider of their link writes, but for what they are tagged with.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use lockstep_journal::{Change, Expect, Operation};
@@ -8,13 +8,14 @@ use lockstep_model::{Document, LINKED_FROM, ResourceId, TypeDef, Value};
 use lockstep_query::View;
 
 use crate::inventory::{ParentCache, change_to, nearest_parent};
+use crate::stamps::{self, Stamps};
 
 /// What a linked resource is to be.
 #[derive(Debug, Clone)]
 pub struct Incoming {
     /// Its id here.
     pub id: ResourceId,
-    /// Its type and properties, without [`LINKED_FROM`]; `None` when it is gone.
+    /// Its type and properties, without [`LINKED_FROM`], and without tags: those it has stay; `None` when it is gone.
     pub present: Option<(Arc<TypeDef>, Document)>,
 }
 
@@ -56,6 +57,7 @@ pub fn plan(view: &View, link: &ResourceId, incoming: Vec<Incoming>) -> Result<V
                     return Err(Taken(id));
                 }
                 document.set(LINKED_FROM, Some(Value::from(link.clone())));
+                keep_tags(view, &id, &mut document);
                 changes.extend(change_to(view, id, document, parents));
             }
             _ if is_ours => changes.extend(delete(view, id)),
@@ -63,6 +65,35 @@ pub fn plan(view: &View, link: &ResourceId, incoming: Vec<Incoming>) -> Result<V
         }
     }
     Ok(changes)
+}
+
+/// What a plan of [`plan`] relies on besides: what was known of the tags of copies that come into being, and those tags themselves. Who
+/// learns of an attachment or deletes a tag meanwhile finds no copy to change.
+pub fn relies_on(view: &View, changes: &[(Change, Expect)]) -> Vec<(ResourceId, Expect)> {
+    let mut relies_on: BTreeMap<ResourceId, Expect> = BTreeMap::new();
+    let mut rely = |id: ResourceId| {
+        let expect = view.modified(&id).map_or(Expect::Absent, Expect::At);
+        relies_on.insert(id, expect);
+    };
+    for (change, _) in changes {
+        if let Operation::Create(document) = &change.operation
+            && stamps::has_list(view, change.id.resource_type.as_str())
+        {
+            stamps::stamps_id(&change.id).into_iter().for_each(&mut rely);
+            stamps::listed(document).into_iter().for_each(&mut rely);
+        }
+    }
+    relies_on.into_iter().collect()
+}
+
+/// What a copy is tagged with is not its link's to say: it stays, and one that is new has what is known of it.
+fn keep_tags(view: &View, id: &ResourceId, document: &mut Document) {
+    if !stamps::has_list(view, id.resource_type.as_str()) {
+        return;
+    }
+    let before = view.get(id).map(|stored| stamps::listed(&stored.document)).unwrap_or_default();
+    let tags = stamps::attached(view, &Stamps::of(view, id), &before);
+    stamps::set_list(document, &tags);
 }
 
 fn delete(view: &View, id: ResourceId) -> Option<(Change, Expect)> {

@@ -10,8 +10,9 @@ use lockstep_contract::services::tagging::tag_association::{
 };
 use lockstep_contract::{Error, Message};
 use lockstep_model::builtin::{TAG, TAGS, is_taggable};
-use lockstep_model::{Document, ResourceId, Value};
+use lockstep_model::{Document, ResourceId};
 use lockstep_query::View;
+use lockstep_site::stamps::listed;
 use lockstep_site::table::Context;
 
 use crate::check::{self, invalid};
@@ -39,20 +40,6 @@ fn find_object(view: &View, id: &ResourceId) -> Result<Document, Error> {
             Error::not_found("lockstep.tagging.object_not_found", format!("no {id}"), args)
         }),
     }
-}
-
-/// The tags in an object's list, in its order, each once, whether they exist or not.
-fn listed(document: &Document) -> Vec<ResourceId> {
-    let Some(Value::List(items)) = document.get(TAGS) else { return Vec::new() };
-    let mut tags: Vec<ResourceId> = Vec::with_capacity(items.len());
-    for item in items {
-        if let Value::Id(id) = item
-            && !tags.contains(id)
-        {
-            tags.push((**id).clone());
-        }
-    }
-    tags
 }
 
 /// The tags in an object's list that exist: those that are attached to it.
@@ -140,16 +127,14 @@ impl<'v> Lists<'v> {
     }
 
     /// The commit that makes the lists so. A list that stays the same is left as it was written.
-    fn finish(mut self) -> Result<Edit, Error> {
-        for (object, (mut document, tags)) in self.by_object {
+    fn finish(mut self) -> Edit {
+        for (object, (document, tags)) in self.by_object {
             if listed(&document) == tags {
                 continue;
             }
-            let list = Value::List(tags.iter().cloned().map(Value::from).collect());
-            document.set(TAGS, (!tags.is_empty()).then_some(list));
-            self.edit.update(self.view, &object, document)?;
+            self.edit.update_tags(self.view, &object, &tags);
         }
-        Ok(self.edit)
+        self.edit
     }
 }
 
@@ -166,7 +151,7 @@ async fn edit_one(context: &Context, input: PairInput, step: Step) -> Result<(),
     edit::commit(context, |view| {
         let mut lists = Lists::new(view);
         lists.step(step, &input.tag_id, &object)?;
-        Ok((lists.finish()?, ()))
+        Ok((lists.finish(), ()))
     })
     .await
 }
@@ -188,7 +173,7 @@ async fn edit_many(
             }
         }
         let result = BatchResult { success: error_messages.is_empty(), error_messages };
-        Ok((lists.finish()?, result))
+        Ok((lists.finish(), result))
     })
     .await
 }

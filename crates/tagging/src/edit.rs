@@ -37,6 +37,11 @@ impl Edit {
         Ok(())
     }
 
+    /// Gives an object, ours or a copy of another site's, this list of tags.
+    pub(crate) fn update_tags(&mut self, view: &View, id: &ResourceId, tags: &[ResourceId]) {
+        self.changes.extend(lockstep_site::update_tags(view, id, tags));
+    }
+
     /// Makes the commit depend on a resource, which it does not change, being as it was read, if it exists.
     pub(crate) fn rely_on(&mut self, view: &View, id: &ResourceId) {
         if let Some(modified) = view.modified(id) {

@@ -25,6 +25,12 @@
 //! here fails on that. What is missing reads as empty, a cardinality that is not SINGLE as MULTIPLE, a tag that does not exist is
 //! in no answer, and the next edit is held to the rules.
 //!
+//! # Linked sites
+//! Sites that are linked share categories, tags and attachments, and edit them here as if they were alone; an object is tagged at its own site
+//! or on its copy. [`Site::commit`](lockstep_site::Site::commit) puts beside each edit what linked sites need to bring edits together
+//! ([`lockstep_site::stamps`]); the provider `tagging` of `lockstep-links` does so, and breaks no rule for longer than it takes both sites to
+//! hear of each other: it renames the later of two that were given one name apart, and of two tags of a SINGLE category takes off the earlier.
+//!
 //! # What runs at the same time
 //! Every edit is one commit, planned on the view and committed on the condition that what it was planned on is unchanged: the object, and
 //! the tag and its category beside it. Preconditions cannot see what is *not* there yet: a second tag of the same name, an

@@ -55,6 +55,11 @@ impl Server {
         Server { address: address.to_owned(), tls: None, user: ADMINISTRATOR.to_owned(), password: password.to_owned() }
     }
 
+    /// A server on this machine with a certificate of its own, as the tool itself starts them.
+    pub fn with_tls(address: &str, password: &str) -> anyhow::Result<Self> {
+        Ok(Server { tls: Some(tls::config(None)?), ..Self::plain(address, password) })
+    }
+
     pub fn is_tls(&self) -> bool {
         self.tls.is_some()
     }

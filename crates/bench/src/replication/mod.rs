@@ -1,9 +1,10 @@
 //! Replication of a changed disk image, beside what people use for it without: rsync, BorgBackup and restic.
 //!
 //! Each of them first copies the image, untimed; then one in a hundred of its 64 KiB blocks changes, and the second copy is timed. All
-//! of them read the image from the page cache and write to the same file system.
+//! of them read the image from the page cache and write to the same file system. Our own copy goes between two servers, with TLS.
 
 mod image;
+mod ours;
 mod peers;
 mod timed;
 
@@ -16,6 +17,7 @@ use tempfile::TempDir;
 
 use crate::report::{Report, show_bytes};
 use image::Image;
+use ours::Pair;
 use peers::Peer;
 use timed::Timed;
 
@@ -28,6 +30,9 @@ pub struct ReplicationArgs {
     /// Directory for the image and its copies, some three times the image's size; they are removed in the end.
     #[arg(long, value_name = "DIR", default_value = ".")]
     work_dir: PathBuf,
+    /// The server.
+    #[arg(long, value_name = "PROGRAM", default_value = "lockstep")]
+    lockstep: PathBuf,
     /// Size of the image in MiB.
     #[arg(long, value_name = "MIB", default_value_t = 4096)]
     image_mib: u64,
@@ -74,7 +79,11 @@ pub fn run(args: &ReplicationArgs) -> anyhow::Result<Report> {
         let (timed, bytes) = copies.next_copy(&image.path)?;
         row(&mut report, peer.name(), &timed, Some(bytes), changed.zstd_bytes);
     }
+    let mut pair = Pair::first_copy(args, &image.path)?;
     let changed = image.change(args.one_in)?;
+    let synced = pair.sync()?;
+    let name = format!("lockstep, {}", synced.method.to_lowercase());
+    row(&mut report, &name, &synced.timed, Some(synced.wire_bytes), changed.zstd_bytes);
     let title = format!(
         "An image of {} MiB, {} of its 64 KiB blocks changed: {} of zstd-1",
         args.image_mib,

@@ -22,6 +22,8 @@ use tempfile::TempDir;
 
 use crate::report::Report;
 
+pub use self::site::call;
+
 /// Measure the stats service, beside VictoriaMetrics where it can do the same.
 #[derive(Args)]
 pub struct StatsCommand {
@@ -73,7 +75,7 @@ pub fn run(command: &StatsCommand) -> anyhow::Result<Report> {
 }
 
 /// `127.0.0.1` with a port that was free a moment ago.
-fn free_address() -> anyhow::Result<String> {
+pub fn free_address() -> anyhow::Result<String> {
     Ok(std::net::TcpListener::bind("127.0.0.1:0").context("find a free port")?.local_addr()?.to_string())
 }
 

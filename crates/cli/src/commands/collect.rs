@@ -1,6 +1,11 @@
-//! `lockstep collect`: a real machine, kept in the inventory from outside the server.
+//! `lockstep collect`: what keeps the inventory as real sources have it.
+//!
+//! A vCenter is collected by the server, and the commands make and show its collectors (`sources`). This machine is read here, and
+//! written from outside the server.
 
-use std::collections::HashMap;
+mod sources;
+
+use std::collections::{BTreeSet, HashMap};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
@@ -30,13 +35,52 @@ const TYPES_OF_HOST: [&str; 3] = ["VirtualMachine", "Datastore", "Network"];
 /// Rows of a page of what the inventory has of a host.
 const PAGE_ROWS: i64 = 1000;
 
-/// Read a real machine and keep the inventory as it is.
+/// Keep the inventory as real sources have it.
+#[derive(Debug, clap::Args)]
+pub struct CollectArgs {
+    #[command(subcommand)]
+    command: Option<CollectCommand>,
+}
+
+/// Keep the inventory as real sources have it.
 #[derive(Debug, clap::Subcommand)]
 pub enum CollectCommand {
+    /// List the sources: how far behind they are, how many resources each keeps, and what is wrong.
+    #[command(after_help = "Examples:\n  lockstep collect list\n  lockstep collect list --output json")]
+    List,
+    /// Show all of one source: resources by type, and what it does not show.
+    #[command(after_help = "Example:\n  lockstep collect show vc.example")]
+    Show {
+        /// The collector's name
+        collector: String,
+    },
+    /// Let the server collect from a vCenter or an ESXi host, and wait for the first read.
+    ///
+    /// The server reads all that the account may see, and follows the changes from then on; it needs the role Read-only on the root,
+    /// propagated. The password is kept on the server, sealed. The certificate is checked before the password is sent: by its
+    /// thumbprint, or by the roots that the server's system trusts. One that is not trusted is shown.
+    #[command(after_help = "Examples:\n  \
+        lockstep collect vcenter vc.example --source-username lockstep@vsphere.local --source-password-file vc.password\n  \
+        lockstep collect vcenter 10.0.0.9 --name esx9 --source-username root --source-thumbprint AB:CD:…")]
+    Vcenter(sources::VcenterArgs),
+    /// End a collector.
+    ///
+    /// The resources that it keeps stay and are anyone's, unless --purge has them deleted too.
+    #[command(
+        after_help = "Examples:\n  lockstep collect delete vc.example\n  lockstep collect delete vc.example --purge"
+    )]
+    Delete {
+        /// The collector's name
+        collector: String,
+        /// Also delete the resources that it keeps
+        #[arg(long)]
+        purge: bool,
+    },
     /// Keep this machine, and the virtual machines on it, in the inventory.
     ///
     /// Writes what changed and nothing else, in the name of the account that is given: the role `agent` is enough. What
-    /// others set (tags, annotations, folders) stays. VMs of this machine that are gone are deleted.
+    /// others set (tags, annotations, folders) stays. A VM whose process has ended is off, and known again when it is started; to be rid of
+    /// one, delete its resource.
     #[command(after_help = "Examples:\n  \
         lockstep collect host --url https://site-a:8443 --username agent-7 --once\n  \
         lockstep collect host --interval 10s")]
@@ -54,9 +98,22 @@ pub struct CollectHostArgs {
     interval: Duration,
 }
 
-impl CollectCommand {
+impl CollectArgs {
     pub(crate) async fn run(self, context: &Context) -> Result<ExitCode> {
-        let Self::Host(args) = self;
+        let args = match self.command.unwrap_or(CollectCommand::List) {
+            CollectCommand::List => return sources::list(context).await,
+            CollectCommand::Show { collector } => return sources::show(context, collector).await,
+            CollectCommand::Vcenter(args) => return args.run(context).await,
+            CollectCommand::Delete { collector, purge } => return sources::delete(context, collector, purge).await,
+            CollectCommand::Host(args) => args,
+        };
+        args.run(context).await
+    }
+}
+
+impl CollectHostArgs {
+    async fn run(self, context: &Context) -> Result<ExitCode> {
+        let args = self;
         if args.once {
             round(&context.client, &Arc::new(HostReader::new())).await?;
             return Ok(ExitCode::SUCCESS);
@@ -100,8 +157,8 @@ pub async fn keep_host(client: &Client, interval: Duration) -> Result<()> {
 async fn round(client: &Client, reader: &Arc<HostReader>) -> Result<()> {
     let reading = reader.clone();
     let observed = tokio::task::spawn_blocking(move || reading.read()).await??;
-    let stored = stored(client, &observed).await?;
     let of_host = of_hosts(client, &observed).await?;
+    let stored = stored(client, &observed, &of_host).await?;
     let key = |resource_type: &str, id: &str| (resource_type.to_owned(), id.to_owned());
     let writes = reconcile::plan(
         &observed,
@@ -112,11 +169,16 @@ async fn round(client: &Client, reader: &Arc<HostReader>) -> Result<()> {
         let told = describe(&write);
         match apply(client, write).await {
             Ok(()) => eprintln!("{told}"),
-            // Somebody else was faster; the next round sees what is there.
+            // Somebody else was faster, or keeps it; the next round sees what is there.
             Err(error)
                 if matches!(
                     error.kind(),
-                    Some(ErrorKind::AlreadyExists | ErrorKind::NotFound | ErrorKind::ConcurrentChange)
+                    Some(
+                        ErrorKind::AlreadyExists
+                            | ErrorKind::NotFound
+                            | ErrorKind::ConcurrentChange
+                            | ErrorKind::NotAllowedInCurrentState
+                    )
                 ) => {}
             Err(error) => return Err(error).context(told),
         }
@@ -124,11 +186,21 @@ async fn round(client: &Client, reader: &Arc<HostReader>) -> Result<()> {
     Ok(())
 }
 
-/// What the inventory has of what was observed.
-async fn stored(client: &Client, observed: &[Observed]) -> Result<HashMap<(String, String), Map<String, Value>>> {
+/// Properties by type and id.
+type Resources = HashMap<(String, String), Map<String, Value>>;
+
+/// Ids by type and host.
+type IdsOfHosts = HashMap<(String, String), Vec<String>>;
+
+/// What the inventory has of what was observed, and of the virtual machines that were not: they may be off.
+async fn stored(client: &Client, observed: &[Observed], of_host: &IdsOfHosts) -> Result<Resources> {
     let mut stored = HashMap::new();
-    for one in observed {
-        let input = GetInput { resource_type: one.resource_type.to_owned(), id: one.id.clone() };
+    let machines = of_host.iter().filter(|((resource_type, _), _)| resource_type == "VirtualMachine");
+    let machines = machines.flat_map(|(_, ids)| ids).map(|id| ("VirtualMachine", id.as_str()));
+    let wanted: BTreeSet<(&str, &str)> =
+        observed.iter().map(|one| (one.resource_type, one.id.as_str())).chain(machines).collect();
+    for (resource_type, id) in wanted {
+        let input = GetInput { resource_type: resource_type.to_owned(), id: id.to_owned() };
         match client.call(Get, input).await {
             Ok(resource) => {
                 if let Value::Object(properties) = json::of_data(&resource.properties.0) {
@@ -143,7 +215,7 @@ async fn stored(client: &Client, observed: &[Observed]) -> Result<HashMap<(Strin
 }
 
 /// What the inventory has of the observed hosts: ids by type and host.
-async fn of_hosts(client: &Client, observed: &[Observed]) -> Result<HashMap<(String, String), Vec<String>>> {
+async fn of_hosts(client: &Client, observed: &[Observed]) -> Result<IdsOfHosts> {
     let mut found = HashMap::new();
     for host in observed.iter().filter(|one| one.resource_type == "HostSystem") {
         for resource_type in TYPES_OF_HOST {

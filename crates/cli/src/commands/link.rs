@@ -6,11 +6,11 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
-use indicatif::{ProgressBar, ProgressStyle};
 use lockstep_client::{ClientError, Thumbprint};
 use lockstep_contract::services::NoInput;
 use lockstep_contract::services::links::administrators::{self, GroupInput};
 use lockstep_contract::services::links::providers::{self, SessionInfo, Stage, StartInput};
+use lockstep_contract::services::links::tagging::{self, ConflictsInput};
 use lockstep_contract::services::links::{
     Create, CreateInput, CreateSpec, Credentials, DeleteDetails, DeleteInput, Details, HealthStatus, Invite, Join,
     JoinInput, ListDetails, ProviderDetails, State,
@@ -23,6 +23,7 @@ use crate::failure::Usage;
 use crate::globals::{ask_password, password_of};
 use crate::json;
 use crate::output::{Format, Listing, print, print_line};
+use crate::progress::WorkBar;
 
 /// How often a sync that is waited for is looked at.
 const POLL_EVERY: Duration = Duration::from_millis(200);
@@ -41,7 +42,7 @@ pub enum LinkCommand {
     List,
     /// Link this site with another. Prints the link's id.
     ///
-    /// Both sites see the link, and each copies the other's inventory from then on. The other site's certificate is checked before
+    /// Both sites see the link; from then on each copies the other's inventory, and both share categories and tags. The other site's certificate is checked before
     /// anything is sent: by its thumbprint, or by whom this site's server trusts. One that is not trusted is shown, and on a terminal
     /// you are asked. The password is used once, and kept nowhere.
     #[command(after_help = "Examples:\n  \
@@ -120,6 +121,16 @@ pub enum LinkCommand {
         /// A group, group@domain, that becomes an administrator here; may be given several times
         #[arg(long = "admin-group", value_name = "GROUP")]
         admin_groups: Vec<String>,
+    },
+    /// List the edits of tagging that lost against those of other sites.
+    ///
+    /// Categories, tags and attachments are shared by linked sites. Of two edits of the same, neither of which had seen the other, the
+    /// later holds; the other is listed here, at all sites, for 30 days.
+    #[command(after_help = "Examples:\n  lockstep link conflicts\n  lockstep link conflicts --limit 20 --output json")]
+    Conflicts {
+        /// How many at the most, the latest first
+        #[arg(long, value_name = "N", default_value_t = 1000, value_parser = clap::value_parser!(i64).range(0..=1000))]
+        limit: i64,
     },
     /// List the groups that administer linked sites, and change them.
     #[command(after_help = "Examples:\n  lockstep link administrators\n  \
@@ -240,6 +251,24 @@ impl LinkCommand {
                 print_id(context, &link)?;
                 eprintln!("linked; `lockstep link list` shows how it comes in step");
             }
+            Self::Conflicts { limit } => {
+                let conflicts = context.client.call(tagging::Conflicts, ConflictsInput { limit: Some(limit) }).await?;
+                let mut listing = Listing::new(["when", "resource", "property", "reason", "lost", "by", "kept", "of"]);
+                for one in &conflicts {
+                    let resource = format!("{} {}", one.resource.resource_type, one.resource.id);
+                    listing.push([
+                        json!(one.lost_time.0),
+                        json!(resource),
+                        json!(one.property),
+                        json!(one.reason.name()),
+                        json!(one.lost),
+                        json!(one.lost_site),
+                        json!(one.kept),
+                        json!(one.kept_site),
+                    ]);
+                }
+                print(context.output, &listing, &json::value(&conflicts))?;
+            }
             Self::Administrators { add, remove } => {
                 for group_name in add {
                     context.client.call(administrators::Add, GroupInput { group_name }).await?;
@@ -356,7 +385,7 @@ async fn sync(context: &Context, link: &str, provider: Option<&str>, reset: bool
 /// Forces a sync, and waits for its end.
 async fn sync_one(context: &Context, link: &Details, provider: &str) -> Result<(SessionInfo, Duration)> {
     let began = Instant::now();
-    let bar = Bar::new(provider);
+    let bar = WorkBar::new(provider);
     let input = || StartInput { link: link.link.clone(), provider: provider.to_owned(), credentials: None };
     loop {
         match context.client.call(providers::Start, input()).await {
@@ -381,41 +410,6 @@ async fn sync_one(context: &Context, link: &Details, provider: &str) -> Result<(
             return Ok((session, began.elapsed()));
         }
         tokio::time::sleep(POLL_EVERY).await;
-    }
-}
-
-/// How far a sync is: a bar on a terminal, nothing elsewhere.
-struct Bar(Option<ProgressBar>);
-
-impl Bar {
-    fn new(provider: &str) -> Self {
-        let bar = std::io::stderr().is_terminal().then(|| {
-            let bar = ProgressBar::new(0).with_prefix(provider.to_owned());
-            // The template is a constant that parses.
-            if let Ok(style) =
-                ProgressStyle::with_template("{prefix} {wide_bar} {human_pos}/{human_len}, {msg}, {per_sec}, ETA {eta}")
-            {
-                bar.set_style(style);
-            }
-            bar
-        });
-        Self(bar)
-    }
-
-    fn show(&self, what: &str, completed: i64, total: i64) {
-        if let Some(bar) = &self.0 {
-            bar.set_message(what.to_lowercase().replace('_', " "));
-            bar.set_length(u64::try_from(total).unwrap_or(0));
-            bar.set_position(u64::try_from(completed).unwrap_or(0));
-        }
-    }
-}
-
-impl Drop for Bar {
-    fn drop(&mut self) {
-        if let Some(bar) = &self.0 {
-            bar.finish_and_clear();
-        }
     }
 }
 

@@ -105,9 +105,12 @@ pub enum Command {
     ///
     /// Ends with 0 when there is nothing to tell, with 1 otherwise.
     Check(check::CheckArgs),
-    /// Read a real machine and keep the inventory as it is.
-    #[command(subcommand)]
-    Collect(collect::CollectCommand),
+    /// Keep the inventory as real sources have it: a vCenter, an ESXi host, this machine.
+    ///
+    /// Without a command: the sources, how far behind they are, how many resources each keeps, and what is wrong.
+    #[command(after_help = "Examples:\n  lockstep collect\n  \
+        lockstep collect vcenter vc.example --source-username lockstep@vsphere.local --source-password-file vc.password")]
+    Collect(collect::CollectArgs),
     /// Print a script that completes this program's commands in a shell.
     Completions(completions::CompletionsArgs),
 }
@@ -146,7 +149,7 @@ pub(crate) async fn run(command: Command, globals: &Globals) -> Result<ExitCode>
         Command::Account(command) => Box::pin(command.run(&context)).await,
         Command::Status(args) => Box::pin(args.run(&context)).await,
         Command::Check(args) => Box::pin(args.run(&context)).await,
-        Command::Collect(command) => Box::pin(command.run(&context)).await,
+        Command::Collect(args) => Box::pin(args.run(&context)).await,
         Command::Login(_) | Command::Logout(_) | Command::Completions(_) => Ok(ExitCode::SUCCESS),
     };
     // A session that is left behind ends by itself: that this one could not be ended is no failure of the command.

@@ -1,13 +1,22 @@
-//! What one site of a link asks the other for, to keep a copy of its inventory.
+//! What one site of a link asks the other for, to keep a copy of its inventory, or what else is kept in step.
 //!
-//! The asker copies the state page by page from the moment of [`Start`], then the changes since. Everything is of this site's own
-//! resources: without those that came by links, those of types with a writing service, and secret properties. Models are told apart:
-//! each answer carries their version, and whoever finds a new one asks for [`Models`] before it reads on.
+//! The asker copies the state page by page from the moment of [`Start`], then the changes since. What it asks for is a *set*, named as the
+//! provider that asks: the inventory when it is unset. Everything is of this site's own resources, without those that came by links and
+//! without secret properties; `inventory` without types that have a writing service, and without categories and tags;
+//! `acquisition-specs` those alone. `tagging` is no copy: see below. Models are told apart: each answer carries their version, and
+//! whoever finds a new one asks for [`Models`] before it reads on.
 //!
 //! # Frames
 //! Resources travel as an LZ4 block with its length in front (four bytes, little endian), in base64. Inside is a line for each
 //! resource: type, tab, id, tab, properties as plain JSON; nothing behind the last tab when the resource is gone. Types and ids hold no
 //! control characters, so neither tab nor line end needs an escape.
+//!
+//! # Tagging
+//! In the set `tagging` a line is of a category, a tag, or an object that has or had tags, and in the place of properties stands what
+//! the site knows of the edits of it: `{"seen": {site: tick}, "is": {register: [tick, site, value]}}`, as `lockstep-site/src/stamps.rs` has it.
+//! Objects are the site's own, and those of the asker that it has copies of: with the asker's id, and `"yours": true` beside. Types are
+//! those of the resources, and `TagConflict` for edits that were lost. Places are among the answerer's own resources, and mean
+//! nothing else. There are no digests: what is known already is passed over when it comes again.
 //!
 //! # Digests
 //! A digest of a resource is a number of 64 bits as 16 hex digits; that of a range is the sum of its resources'. How it is reckoned is
@@ -17,6 +26,16 @@ use crate::services::{NoInput, TypedId};
 use crate::{Binary, Method, Rest, operation, structure};
 
 const PATH: &str = "/lockstep/link-pull";
+
+structure! {
+    /// What is to be copied.
+    pub struct StartInput = "operation-input" {
+        /// The set; unset: `inventory`.
+        set: Option<String>,
+        /// The link that it is asked over; for `tagging`.
+        link: Option<String>,
+    }
+}
 
 structure! {
     /// Where a copy begins.
@@ -45,6 +64,10 @@ structure! {
     pub struct AfterInput = "operation-input" {
         /// Behind this resource, by type and id; unset: at the first.
         after: Option<TypedId>,
+        /// The set; unset: `inventory`.
+        set: Option<String>,
+        /// The link that it is asked over; for `tagging`.
+        link: Option<String>,
     }
 }
 
@@ -91,6 +114,8 @@ structure! {
         after: Option<TypedId>,
         /// Its last resource.
         last: TypedId,
+        /// The set; unset: `inventory`.
+        set: Option<String>,
     }
 }
 
@@ -119,6 +144,8 @@ structure! {
     pub struct FetchInput = "operation-input" {
         /// At most [`FETCH_MAX`].
         resources: Vec<TypedId>,
+        /// The set; unset: `inventory`.
+        set: Option<String>,
     }
 }
 
@@ -140,6 +167,10 @@ structure! {
         token: String,
         /// How long to wait for a change, in seconds; at most [`WAIT_MAX_S`].
         wait_s: Option<i64>,
+        /// The set; unset: `inventory`.
+        set: Option<String>,
+        /// The link that it is asked over; for `tagging`.
+        link: Option<String>,
     }
 }
 
@@ -162,8 +193,8 @@ structure! {
 
 operation! {
     /// A moment to copy from.
-    pub Start = "lockstep.links.pull"."start"(NoInput) -> Started,
-    errors: [],
+    pub Start = "lockstep.links.pull"."start"(StartInput) -> Started,
+    errors: [InvalidArgument],
     privilege: Read,
     rest: Rest::new(Method::Post, PATH, 200).action("start"),
 }
@@ -179,7 +210,7 @@ operation! {
 operation! {
     /// The resources behind a place.
     pub Page = "lockstep.links.pull"."page"(AfterInput) -> PageOut,
-    errors: [],
+    errors: [InvalidArgument],
     privilege: Read,
     rest: Rest::new(Method::Post, PATH, 200).action("page"),
 }
@@ -187,7 +218,7 @@ operation! {
 operation! {
     /// Digests of ranges behind a place: to find out where two copies differ.
     pub Digests = "lockstep.links.pull"."digests"(AfterInput) -> DigestPage,
-    errors: [],
+    errors: [InvalidArgument],
     privilege: Read,
     rest: Rest::new(Method::Post, PATH, 200).action("digests"),
 }
@@ -195,7 +226,7 @@ operation! {
 operation! {
     /// Digests of the resources of a range.
     pub Entries = "lockstep.links.pull"."entries"(EntriesInput) -> EntryPage,
-    errors: [],
+    errors: [InvalidArgument],
     privilege: Read,
     rest: Rest::new(Method::Post, PATH, 200).action("entries"),
 }

@@ -2,6 +2,7 @@
 
 pub mod accounts;
 pub mod change_log;
+pub mod collectors;
 pub mod feed;
 pub mod link_pull;
 pub mod links;
@@ -15,6 +16,7 @@ pub mod site;
 pub mod stats;
 pub mod tagging;
 pub mod tasks;
+pub mod vcenter;
 
 use crate::structure;
 

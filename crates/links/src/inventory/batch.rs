@@ -4,14 +4,15 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use lockstep_journal::{Batch as Commit, CommitError};
+use lockstep_model::builtin::{TAG, TAG_CATEGORY, TAGS, is_taggable};
 use lockstep_model::{Document, LINKED_FROM, Registry, ResourceId, TypeDef, Value};
 use lockstep_query::{ResourceRef, View};
-use lockstep_site::linked::{Incoming, Taken, plan};
+use lockstep_site::linked::{Incoming, Taken, plan, relies_on};
 
 use super::frame::{Frame, Line};
-use super::is_shared;
 use super::peer::malformed;
 use super::place::Place;
+use super::set::Set;
 use crate::provider::AUTHOR;
 use crate::{Run, SyncError};
 
@@ -24,8 +25,12 @@ pub(crate) fn prefix(domain: &str) -> String {
 }
 
 /// The id that a resource of the other site has here.
-pub(crate) fn linked_id(prefix: &str, there: &ResourceId) -> ResourceId {
-    ResourceId { resource_type: there.resource_type.clone(), id: format!("{prefix}{}", there.id).into() }
+pub(crate) fn linked_id(set: Set, prefix: &str, there: &ResourceId) -> ResourceId {
+    let id = format!("{prefix}{}", there.id).into();
+    match set.here(there.resource_type.as_str()) {
+        same if same == there.resource_type.as_str() => ResourceId { resource_type: there.resource_type.clone(), id },
+        other => ResourceId { resource_type: other.into(), id },
+    }
 }
 
 /// From one place to another, both as the other site says them.
@@ -46,18 +51,20 @@ impl Range {
 /// The resources here that came by the domain's link, of a range, in order.
 pub(crate) fn copies<'v>(
     view: &'v View,
+    set: Set,
     prefix: &'v str,
     range: &'v Range,
 ) -> impl Iterator<Item = ResourceRef<'v>> + use<'v> {
     let first = range.after.as_ref().map(|id| id.resource_type.as_str());
     let last = range.last.as_ref().map(|id| id.resource_type.as_str());
     let types = view.registry().types().map(|def| def.name.as_str());
-    let types = types.filter(move |t| is_shared(t) && first.is_none_or(|f| *t >= f) && last.is_none_or(|l| *t <= l));
-    types.flat_map(move |name| {
+    let types = types.filter_map(move |here| Some((here, set.there(here)?)));
+    let types = types.filter(move |(_, t)| first.is_none_or(|f| *t >= f) && last.is_none_or(|l| *t <= l));
+    types.flat_map(move |(here, name)| {
         let after = range.after.as_ref().filter(|id| id.resource_type.as_str() == name);
         let behind = after.map_or_else(|| prefix.to_owned(), |id| format!("{prefix}{}", id.id));
         let last = range.last.as_ref().filter(|id| id.resource_type.as_str() == name).map(|id| &*id.id);
-        view.resources(name, Some(&behind))
+        view.resources(here, Some(&behind))
             .map_while(move |resource| resource.id().strip_prefix(prefix).map(|there| (resource, there)))
             .take_while(move |(_, there)| last.is_none_or(|last| *there <= last))
             .map(|(resource, _)| resource)
@@ -111,7 +118,8 @@ impl Batch {
     async fn parse(&self, run: &Run) -> Result<Vec<Incoming>, SyncError> {
         let (frame, bounds, domain) = (self.frame.clone(), self.bounds.clone(), run.domain.clone());
         let registry = run.site.view().registry().clone();
-        let work = move || Reader::new(&registry, &domain).read(&frame, &bounds);
+        let set = Set::of(run);
+        let work = move || Reader::new(&registry, set, &domain).read(&frame, &bounds);
         tokio::task::spawn_blocking(work).await.map_err(|_| SyncError::Cancelled)?
     }
 
@@ -131,20 +139,22 @@ impl Batch {
                 return Err(SyncError::Cancelled);
             }
             let (site, link, prefix) = (run.site.clone(), run.link.resource(), prefix(&run.domain));
-            let (bounds, gone) = (self.bounds.clone(), self.gone.clone());
+            let (bounds, gone, set) = (self.bounds.clone(), self.gone.clone(), Set::of(run));
             let planning = move || {
                 let view = site.view();
-                plan(&view, &link, with_gone(&view, &prefix, incoming, &bounds, &gone))
+                let changes = plan(&view, &link, with_gone(&view, set, &prefix, incoming, &bounds, &gone))?;
+                let relies_on = relies_on(&view, &changes);
+                Ok((changes, relies_on))
             };
             let planned = tokio::task::spawn_blocking(planning).await.map_err(|_| SyncError::Cancelled)?;
-            let mut changes = planned.map_err(|Taken(id)| {
+            let (mut changes, relies_on) = planned.map_err(|Taken(id)| {
                 malformed(format!("{id}, which is here already and did not come by this link: delete or rename it"))
             })?;
             changes.extend(run.cursor_change(&place)?);
             if changes.is_empty() {
                 return Ok(());
             }
-            match run.site.commit(Commit { author: AUTHOR.into(), changes, relies_on: Vec::new() }).await {
+            match run.site.commit(Commit { author: AUTHOR.into(), changes, relies_on }).await {
                 Ok(_) => return Ok(()),
                 Err(error @ CommitError::Conflict { .. }) => {
                     conflict = Some(error);
@@ -172,14 +182,15 @@ pub(crate) async fn commit_place(run: &Run, from: Option<&str>, place: &Place) -
 /// Adds what is gone.
 fn with_gone(
     view: &View,
+    set: Set,
     prefix: &str,
     mut incoming: Vec<Incoming>,
     bounds: &Bounds,
     gone: &[ResourceId],
 ) -> Vec<Incoming> {
-    let mut ids: Vec<ResourceId> = gone.iter().map(|id| linked_id(prefix, id)).collect();
+    let mut ids: Vec<ResourceId> = gone.iter().map(|id| linked_id(set, prefix, id)).collect();
     if let Bounds::Whole(range) = bounds {
-        let mut here = copies(view, prefix, range).peekable();
+        let mut here = copies(view, set, prefix, range).peekable();
         if here.peek().is_some() {
             let there: HashSet<(&str, &str)> =
                 incoming.iter().map(|one| (one.id.resource_type.as_str(), &*one.id.id)).collect();
@@ -194,14 +205,15 @@ fn with_gone(
 /// Reads lines under the models that are here.
 struct Reader<'a> {
     registry: &'a Registry,
+    set: Set,
     prefix: String,
     /// The types that were met, with the paths that nobody else may set.
     types: HashMap<&'a str, (&'a Arc<TypeDef>, Vec<String>)>,
 }
 
 impl<'a> Reader<'a> {
-    fn new(registry: &'a Registry, domain: &str) -> Self {
-        Self { registry, prefix: prefix(domain), types: HashMap::new() }
+    fn new(registry: &'a Registry, set: Set, domain: &str) -> Self {
+        Self { registry, set, prefix: prefix(domain), types: HashMap::new() }
     }
 
     fn read(mut self, frame: &Frame, bounds: &Bounds) -> Result<Vec<Incoming>, SyncError> {
@@ -225,7 +237,7 @@ impl<'a> Reader<'a> {
                 "" => None,
                 json => Some((type_def, self.document(&there, json)?)),
             };
-            out.push(Incoming { id: linked_id(&self.prefix, &there), present });
+            out.push(Incoming { id: linked_id(self.set, &self.prefix, &there), present });
             before = Some(there);
         }
         Ok(out)
@@ -236,7 +248,8 @@ impl<'a> Reader<'a> {
         let type_def = match self.types.get(line.resource_type) {
             Some((type_def, _)) => *type_def,
             None => {
-                let known = self.registry.type_def(line.resource_type).filter(|t| is_shared(t.name.as_str()));
+                let known = Some(line.resource_type).filter(|t| self.set.holds(t));
+                let known = known.and_then(|t| self.registry.type_def(self.set.here(t)));
                 let known = known.ok_or_else(|| {
                     malformed(format!(
                         "a resource of type {:?}",
@@ -245,13 +258,18 @@ impl<'a> Reader<'a> {
                 })?;
                 let mut closed = lockstep_site::export::secrets(known);
                 closed.push(LINKED_FROM.to_owned());
-                self.types.insert(known.name.as_str(), (known, closed));
+                let there = self.set.there(known.name.as_str()).unwrap_or_default();
+                self.types.insert(there, (known, closed));
                 known
             }
         };
-        let there = ResourceId::new(type_def.name.clone(), line.id);
+        let name = match type_def.name.as_str() == line.resource_type {
+            true => type_def.name.clone(),
+            false => line.resource_type.into(),
+        };
+        let there = ResourceId::new(name, line.id);
         there.check().map_err(|e| malformed(format!("a resource of type {}: {e}", type_def.name)))?;
-        linked_id(&self.prefix, &there)
+        linked_id(self.set, &self.prefix, &there)
             .check()
             .map_err(|e| malformed(format!("{there}, which cannot be stored with the site's name in front: {e}")))?;
         Ok((there, type_def.clone()))
@@ -266,6 +284,10 @@ impl<'a> Reader<'a> {
             return Err(malformed(format!("{there}: property {path}, which is not told")));
         }
         let mut fields = document.into_fields();
+        if is_taggable(type_def) {
+            // What it is tagged with there is the tagging provider's to say.
+            fields.retain(|(name, _)| &**name != TAGS);
+        }
         for (name, value) in &mut fields {
             self.relink(value).map_err(|id| malformed(format!("{there}: property {name} points to {id}: too long")))?;
         }
@@ -275,6 +297,8 @@ impl<'a> Reader<'a> {
     /// Makes references point to what their targets are here; the id that would be too long.
     fn relink(&self, value: &mut Value) -> Result<(), String> {
         match value {
+            // Both sites share them.
+            Value::Id(id) if matches!(id.resource_type.as_str(), TAG | TAG_CATEGORY) => Ok(()),
             Value::Id(id) => {
                 let linked = format!("{}{}", self.prefix, id.id);
                 if linked.len() > lockstep_model::ID_BYTES_MAX {

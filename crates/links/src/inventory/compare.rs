@@ -10,11 +10,13 @@ use lockstep_contract::services::link_pull::{
     AfterInput, DigestRange, Digests, Entries, EntriesInput, FETCH_MAX, Fetch, FetchInput,
 };
 use lockstep_model::ResourceId;
+use lockstep_query::{ResourceRef, View};
 
 use super::batch::{Batch, Bounds, Range, commit_place, copies, prefix};
 use super::frame::Frame;
 use super::peer::{call, malformed, next_place};
 use super::place::{Place, typed};
+use super::set::Set;
 use super::{Sync, digest};
 use crate::{Run, Stage, SyncError};
 
@@ -49,10 +51,11 @@ impl Sync<'_> {
         let mut after = after;
         let mut found = Differences::default();
         loop {
-            let input = AfterInput { after: after.as_ref().map(typed) };
+            let input =
+                AfterInput { after: after.as_ref().map(typed), set: Some(self.run.provider().to_owned()), link: None };
             let answer = call(&self.run.client, Digests, input, Duration::ZERO).await?;
             self.provider.demand_models(self.run, &answer.models).await?;
-            let ranges = checked_ranges(&answer.ranges, after.as_ref())?;
+            let ranges = checked_ranges(Set::of(self.run), &answer.ranges, after.as_ref())?;
             if answer.more && ranges.is_empty() {
                 return Err(malformed("digests of nothing, and a promise of more"));
             }
@@ -88,10 +91,15 @@ impl Sync<'_> {
         let mut there: Vec<(ResourceId, String)> = Vec::new();
         let mut after = range.after.clone();
         loop {
-            let input = EntriesInput { after: after.as_ref().map(typed), last: typed(&last) };
+            let set = Set::of(self.run);
+            let input = EntriesInput {
+                after: after.as_ref().map(typed),
+                last: typed(&last),
+                set: Some(self.run.provider().to_owned()),
+            };
             let answer = call(&self.run.client, Entries, input, Duration::ZERO).await?;
             for entry in answer.entries {
-                let id = next_place(entry.resource, there.last().map(|(id, _)| id).or(range.after.as_ref()))?;
+                let id = next_place(set, entry.resource, there.last().map(|(id, _)| id).or(range.after.as_ref()))?;
                 if id > last || there.len() >= ENTRIES_MAX {
                     return Err(malformed(format!("{id} in the range up to {last}")));
                 }
@@ -99,7 +107,7 @@ impl Sync<'_> {
             }
             match answer.next {
                 None => break,
-                Some(next) => after = Some(next_place(next, after.as_ref())?),
+                Some(next) => after = Some(next_place(set, next, after.as_ref())?),
             }
         }
         let mut here = digests_here(self.run, range).await?;
@@ -125,7 +133,8 @@ impl Sync<'_> {
             let frame = if asked.is_empty() {
                 Frame::default()
             } else {
-                let input = FetchInput { resources: asked.iter().map(typed).collect() };
+                let set = Some(self.run.provider().to_owned());
+                let input = FetchInput { resources: asked.iter().map(typed).collect(), set };
                 Frame::open(&call(&self.run.client, Fetch, input, Duration::ZERO).await?.frame)?
             };
             let told = usize::try_from(frame.len()).unwrap_or(usize::MAX).min(asked.len());
@@ -166,7 +175,7 @@ struct Expected {
 }
 
 /// The ranges, each behind the one before.
-fn checked_ranges(ranges: &[DigestRange], after: Option<&ResourceId>) -> Result<Vec<Expected>, SyncError> {
+fn checked_ranges(set: Set, ranges: &[DigestRange], after: Option<&ResourceId>) -> Result<Vec<Expected>, SyncError> {
     if ranges.len() > RANGES_MAX {
         return Err(malformed(format!("{} ranges; {RANGES_MAX} are the most", ranges.len())));
     }
@@ -174,7 +183,7 @@ fn checked_ranges(ranges: &[DigestRange], after: Option<&ResourceId>) -> Result<
     ranges
         .iter()
         .map(|range| {
-            let last = next_place(range.last.clone(), after.as_ref())?;
+            let last = next_place(set, range.last.clone(), after.as_ref())?;
             let after = after.replace(last.clone());
             let (count, digest) = (range.count, range.digest.clone());
             Ok(Expected { range: Range { after, last: Some(last) }, count, digest })
@@ -184,14 +193,15 @@ fn checked_ranges(ranges: &[DigestRange], after: Option<&ResourceId>) -> Result<
 
 /// Which of the ranges are here as they are there.
 async fn same(run: &Run, ranges: Vec<Expected>) -> Result<Vec<(Range, bool)>, SyncError> {
-    let (site, prefix, link) = (run.site.clone(), prefix(&run.domain), run.link.clone());
+    let (site, set) = (run.site.clone(), Set::of(run));
+    let (prefix, link) = (prefix(&run.domain), run.link.clone());
     let work = move || {
         let reckon = |Expected { range, count: expected, digest }: Expected| {
             let view = site.view();
             let (mut count, mut sum) = (0i64, 0u64);
-            for copy in copies(&view, &prefix, &range) {
+            for copy in copies(&view, set, &prefix, &range) {
                 count += 1;
-                sum = sum.wrapping_add(of_copy(&copy, &prefix, link.as_str()));
+                sum = sum.wrapping_add(of_copy(&view, set, &copy, &prefix, link.as_str()));
             }
             let is_same = count == expected && digest::write(sum) == digest;
             drop(view);
@@ -203,18 +213,20 @@ async fn same(run: &Run, ranges: Vec<Expected>) -> Result<Vec<(Range, bool)>, Sy
 }
 
 /// The digest of a copy; that of a copy by an earlier link to the same site is never right, so that it is taken over.
-fn of_copy(copy: &lockstep_query::ResourceRef<'_>, prefix: &str, link: &str) -> u64 {
-    let digest = digest::of_resource(copy, prefix);
+fn of_copy(view: &View, set: Set, copy: &ResourceRef<'_>, prefix: &str, link: &str) -> u64 {
+    let resource_type = set.there(copy.resource_type()).unwrap_or_default();
+    let digest = digest::of_resource(view, copy, resource_type, prefix);
     if copy.linked_from() == Some(link) { digest } else { !digest }
 }
 
 /// The digests of the copies of a range, by the ids of their originals.
 async fn digests_here(run: &Run, range: Range) -> Result<HashMap<ResourceId, String>, SyncError> {
-    let (site, prefix, link) = (run.site.clone(), prefix(&run.domain), run.link.clone());
+    let (site, set) = (run.site.clone(), Set::of(run));
+    let (prefix, link) = (prefix(&run.domain), run.link.clone());
     let work = move || {
         let view = site.view();
-        let digests = copies(&view, &prefix, &range).filter_map(|copy| {
-            Some((original(&copy, &prefix)?, digest::write(of_copy(&copy, &prefix, link.as_str()))))
+        let digests = copies(&view, set, &prefix, &range).filter_map(|copy| {
+            Some((original(set, &copy, &prefix)?, digest::write(of_copy(&view, set, &copy, &prefix, link.as_str()))))
         });
         digests.collect()
     };
@@ -223,15 +235,15 @@ async fn digests_here(run: &Run, range: Range) -> Result<HashMap<ResourceId, Str
 
 /// The originals of the copies of a range.
 async fn ids_there(run: &Run, range: Range) -> Result<Vec<ResourceId>, SyncError> {
-    let (site, prefix) = (run.site.clone(), prefix(&run.domain));
+    let (site, set, prefix) = (run.site.clone(), Set::of(run), prefix(&run.domain));
     let work = move || {
         let view = site.view();
-        copies(&view, &prefix, &range).filter_map(|copy| original(&copy, &prefix)).collect()
+        copies(&view, set, &prefix, &range).filter_map(|copy| original(set, &copy, &prefix)).collect()
     };
     tokio::task::spawn_blocking(work).await.map_err(|_| SyncError::Cancelled)
 }
 
-fn original(copy: &lockstep_query::ResourceRef<'_>, prefix: &str) -> Option<ResourceId> {
+fn original(set: Set, copy: &ResourceRef<'_>, prefix: &str) -> Option<ResourceId> {
     let id = copy.id().strip_prefix(prefix)?;
-    Some(ResourceId::new(copy.resource_type(), id))
+    Some(ResourceId::new(set.there(copy.resource_type())?, id))
 }

@@ -10,6 +10,7 @@ use super::batch::{Batch, Bounds, Range};
 use super::frame::Frame;
 use super::peer::{call, next_place};
 use super::place::{Place, typed};
+use super::set::Set;
 use crate::{Stage, SyncError};
 
 /// A page that was read.
@@ -49,9 +50,11 @@ impl Sync<'_> {
     }
 
     async fn page(&self, after: Option<ResourceId>) -> Result<Read, SyncError> {
-        let input = AfterInput { after: after.as_ref().map(typed) };
+        let set = Set::of(self.run);
+        let input =
+            AfterInput { after: after.as_ref().map(typed), set: Some(self.run.provider().to_owned()), link: None };
         let page = call(&self.run.client, Page, input, Duration::ZERO).await?;
-        let next = page.next.map(|next| next_place(next, after.as_ref())).transpose()?;
+        let next = page.next.map(|next| next_place(set, next, after.as_ref())).transpose()?;
         self.provider.demand_models(self.run, &page.models).await?;
         let range = Range { after, last: next.clone() };
         let batch = Batch::read(self.run, Frame::open(&page.frame)?, Bounds::Whole(range)).await?;

@@ -4,17 +4,22 @@
 //! different orders; the site's name in front of linked ids does not either. A digest finds differences of honest copies; who wants to
 //! make two resources look alike can.
 
-use lockstep_query::{ResourceRef, ValueRef};
+use lockstep_model::LINKED_FROM;
+use lockstep_model::builtin::TAGS;
+use lockstep_query::{ResourceRef, ValueRef, View};
+use lockstep_site::stamps::has_list;
 
 /// Odd, and of no pattern.
 const FACTOR: u64 = 0x9e37_79b9_7f4a_7c15;
 
-/// The digest of a resource; ids that begin with `prefix` count without it.
-pub(crate) fn of_resource(resource: &ResourceRef<'_>, prefix: &str) -> u64 {
+/// The digest of a resource, as one of type `resource_type`; ids that begin with `prefix` count without it. What it is tagged with does
+/// not count.
+pub(crate) fn of_resource(view: &View, resource: &ResourceRef<'_>, resource_type: &str, prefix: &str) -> u64 {
     let own = |id| str::strip_prefix(id, prefix).unwrap_or(id);
-    let head = text(text(1, resource.resource_type()), own(resource.id()));
+    let head = text(text(1, resource_type), own(resource.id()));
     let fields = resource.fields();
-    let shown = fields.iter().filter(|(name, _)| *name != lockstep_model::LINKED_FROM);
+    let shown =
+        fields.iter().filter(|(name, _)| *name != LINKED_FROM && (*name != TAGS || !has_list(view, resource_type)));
     stir(head.wrapping_add(of_fields(shown, prefix)))
 }
 
@@ -74,7 +79,6 @@ mod tests {
     use super::*;
     use lockstep_journal::StateEntry;
     use lockstep_model::{Position, Registry, ResourceId};
-    use lockstep_query::View;
 
     fn digest(id: &str, json: &str, prefix: &str) -> u64 {
         let mut view = View::new(Registry::new());
@@ -82,7 +86,7 @@ mod tests {
         let id = ResourceId::new("VirtualMachine", id);
         let (created, modified) = (Position(1), Position(1));
         view.load(&StateEntry { id: id.clone(), document, created, modified, created_ms: 0, modified_ms: 0 });
-        of_resource(&view.find(&id).unwrap(), prefix)
+        of_resource(&view, &view.find(&id).unwrap(), "VirtualMachine", prefix)
     }
 
     #[test]

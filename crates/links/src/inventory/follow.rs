@@ -12,7 +12,7 @@ use super::{Sync, checked};
 use crate::{Run, Stage, SyncError};
 
 /// Most answers in a row that tell nothing and promise more.
-const EMPTY_MAX: usize = 10_000;
+pub(crate) const EMPTY_MAX: usize = 10_000;
 
 impl Sync<'_> {
     /// Applies what changed since `token`, until nothing is left.
@@ -52,7 +52,7 @@ impl Sync<'_> {
 /// Waits until something changed there behind the stored place; returns at once when there is none to wait behind.
 ///
 /// Where the other site's log has come to without telling anything is kept while waiting only: the next sync stores it.
-pub(super) async fn changed(run: &Run) -> Result<(), SyncError> {
+pub(crate) async fn changed(run: &Run) -> Result<(), SyncError> {
     let Some(Place::Following { mut token }) = run.cursor().as_deref().and_then(Place::read) else { return Ok(()) };
     loop {
         let answer = match ask(run, &token, Some(WAIT_MAX_S)).await {
@@ -73,7 +73,13 @@ pub(super) async fn changed(run: &Run) -> Result<(), SyncError> {
 /// Pause between two waits, so that a site that does not wait is not asked all the time.
 const PAUSE: Duration = Duration::from_millis(100);
 
-async fn ask(run: &Run, token: &str, wait_s: Option<i64>) -> Result<ChangesOut, SyncError> {
+pub(crate) async fn ask(run: &Run, token: &str, wait_s: Option<i64>) -> Result<ChangesOut, SyncError> {
     let wait = Duration::from_secs(u64::try_from(wait_s.unwrap_or(0)).unwrap_or(0));
-    call(&run.client, Changes, ChangesInput { token: token.to_owned(), wait_s }, wait).await
+    let input = ChangesInput {
+        token: token.to_owned(),
+        wait_s,
+        set: Some(run.provider().to_owned()),
+        link: Some(run.link.to_string()),
+    };
+    call(&run.client, Changes, input, wait).await
 }

@@ -35,6 +35,13 @@ impl FrameWriter {
         self.text.push(b'\n');
     }
 
+    /// Adds a line of its own, whose JSON has no line ends in it.
+    pub(crate) fn line(&mut self, resource_type: &str, id: &str, json: &str) {
+        self.head(resource_type, id);
+        self.text.extend_from_slice(json.as_bytes());
+        self.text.push(b'\n');
+    }
+
     /// Adds that a resource is gone.
     pub(crate) fn gone(&mut self, resource_type: &str, id: &str) {
         self.head(resource_type, id);

@@ -7,7 +7,7 @@ use lockstep_contract::Declared;
 use lockstep_contract::services::TypedId;
 use lockstep_model::ResourceId;
 
-use super::is_shared;
+use super::set::Set;
 use crate::SyncError;
 
 /// How long an answer may take beside what it was asked to wait: whoever needs longer is as good as gone.
@@ -46,10 +46,10 @@ pub(crate) fn malformed(what: impl Into<String>) -> SyncError {
 }
 
 /// The place to go on from, which must be behind `after`: so that no answer can make a copy go in circles.
-pub(crate) fn next_place(place: TypedId, after: Option<&ResourceId>) -> Result<ResourceId, SyncError> {
+pub(crate) fn next_place(set: Set, place: TypedId, after: Option<&ResourceId>) -> Result<ResourceId, SyncError> {
     let id = ResourceId::new(&*place.resource_type, place.id);
     id.check().map_err(|e| malformed(format!("a place that is none: {e}")))?;
-    if !is_shared(id.resource_type.as_str()) {
+    if !set.holds(id.resource_type.as_str()) {
         return Err(malformed(format!("a place among {}", id.resource_type)));
     }
     match after {

@@ -32,6 +32,12 @@ impl Place {
         format!("{kind}\t{token}{after}")
     }
 
+    /// The position up to which the other site's commits are here for certain: that of the token, `<log>.<position in hex>.<check>`.
+    pub(crate) fn position(&self) -> Option<u64> {
+        let (Self::Copying { token, .. } | Self::Comparing { token, .. } | Self::Following { token }) = self;
+        u64::from_str_radix(token.split('.').nth(1)?, 16).ok()
+    }
+
     /// Reads a place; `None` for what is none, e.g. of a later version: the copy begins anew then, comparing.
     pub(crate) fn read(text: &str) -> Option<Self> {
         let parts: Vec<&str> = text.split('\t').collect();
@@ -58,6 +64,13 @@ pub(crate) fn typed(id: &ResourceId) -> TypedId {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_place_tells_the_position_of_its_token() {
+        let token = lockstep_site::token::write(lockstep_journal::Origin { epoch: 7 }, lockstep_model::Position(6004));
+        assert_eq!(Place::Following { token: format!("{token}+3") }.position(), Some(6004));
+        assert_eq!(Place::Following { token: "of another kind".to_owned() }.position(), None);
+    }
 
     #[test]
     fn places_read_back_and_others_are_none() {

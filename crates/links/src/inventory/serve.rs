@@ -14,11 +14,11 @@ use std::time::Duration;
 use lockstep_contract::services::TypedId;
 use lockstep_contract::services::link_pull::{
     AfterInput, Changes, ChangesInput, ChangesOut, DigestEntry, DigestPage, DigestRange, Digests, Entries,
-    EntriesInput, EntryPage, FETCH_MAX, Fetch, FetchInput, Fetched, ModelList, Models, Page, PageOut, Start, Started,
-    WAIT_MAX_S,
+    EntriesInput, EntryPage, FETCH_MAX, Fetch, FetchInput, Fetched, ModelList, Models, Page, PageOut, Start,
+    StartInput, Started, WAIT_MAX_S,
 };
 use lockstep_contract::{Error, ErrorKind};
-use lockstep_journal::{Commit, Operation, ReadError};
+use lockstep_journal::{Change, Commit, Operation, ReadError};
 use lockstep_model::{LINKED_FROM, Position, ResourceId, ResourceType, builtin};
 use lockstep_query::{ResourceRef, View};
 use lockstep_site::Site;
@@ -28,11 +28,12 @@ use lockstep_site::token::{self, TokenError};
 
 use super::digest;
 use super::frame::FrameWriter;
-use super::is_shared;
 use super::place::typed;
+use super::set::{Asked, Set};
+use crate::tagging::serve as tagging;
 
 /// Most resources that one call looks at.
-const SCAN_MAX: usize = 50_000;
+pub(crate) const SCAN_MAX: usize = 50_000;
 
 /// Resources of a range of digests: a tenth of a per mille of a large site, and still a short list where one differs.
 const RANGE_RESOURCES: usize = 256;
@@ -51,11 +52,11 @@ const READS_MAX: usize = 64;
 
 /// Registers the operations.
 pub(crate) fn register(table: &mut Table) {
-    table.register(Start, async |context, _| Ok(start(&context.site)));
+    table.register(Start, async |context, input| start(&context.site, &input));
     table.register(Models, async |context, _| Ok(models(&context.site)));
-    table.register(Page, async |context, input| blocking(context, move |site| Ok(page(site, input))).await);
-    table.register(Digests, async |context, input| blocking(context, move |site| Ok(digests(site, input))).await);
-    table.register(Entries, async |context, input| blocking(context, move |site| Ok(entries(site, input))).await);
+    table.register(Page, async |context, input| blocking(context, move |site| page(site, input)).await);
+    table.register(Digests, async |context, input| blocking(context, move |site| digests(site, input)).await);
+    table.register(Entries, async |context, input| blocking(context, move |site| entries(site, input)).await);
     table.register(Fetch, async |context, input| blocking(context, move |site| fetch(site, input)).await);
     table.register(Changes, async |context, input| changes(context, input).await);
 }
@@ -68,15 +69,19 @@ async fn blocking<T: Send + 'static>(
     tokio::task::spawn_blocking(move || work(&context.site)).await.map_err(|_| Error::internal())?
 }
 
-fn start(site: &Site) -> Started {
+fn start(site: &Site, input: &StartInput) -> Result<Started, Error> {
+    let asked = Asked::read(input.set.as_deref(), input.link.as_deref())?;
     let view = site.view();
     let count = |name: &ResourceType| view.count(name.as_str()).saturating_sub(view.linked_count(name.as_str()));
-    let total: usize = shared_types(&view, None).iter().map(count).sum();
-    Started {
+    let total: usize = match asked {
+        Asked::Copies(set) => shared_types(&view, set, None).iter().map(count).sum(),
+        Asked::Tagging(_) => tagging::count(&view),
+    };
+    Ok(Started {
         token: token::write(site.origin(), view.position()),
         total: i64::try_from(total).unwrap_or(i64::MAX),
         models: version(site, &view),
-    }
+    })
 }
 
 fn models(site: &Site) -> ModelList {
@@ -97,9 +102,9 @@ fn version(site: &Site, view: &View) -> String {
 }
 
 /// The types whose resources are told, in order, from `from` on.
-fn shared_types(view: &View, from: Option<&str>) -> Vec<ResourceType> {
+fn shared_types(view: &View, set: Set, from: Option<&str>) -> Vec<ResourceType> {
     let types = view.registry().types().map(|def| &def.name);
-    types.filter(|t| is_shared(t.as_str()) && from.is_none_or(|from| t.as_str() >= from)).cloned().collect()
+    types.filter(|t| set.holds(t.as_str()) && from.is_none_or(|from| t.as_str() >= from)).cloned().collect()
 }
 
 /// What a scan does behind a resource.
@@ -111,12 +116,13 @@ enum Step {
 /// Walks over this site's own resources behind `after` and up to `last`; where it stopped, or `None` at the end.
 fn scan(
     view: &View,
+    set: Set,
     after: Option<&TypedId>,
     last: Option<&TypedId>,
     mut each: impl FnMut(&ResourceRef<'_>) -> Step,
 ) -> Option<TypedId> {
     let mut seen = 0;
-    for name in shared_types(view, after.map(|a| &*a.resource_type)) {
+    for name in shared_types(view, set, after.map(|a| &*a.resource_type)) {
         let behind = after.filter(|a| a.resource_type == name.as_str()).map(|a| &*a.id);
         for resource in view.resources(name.as_str(), behind) {
             if last.is_some_and(|last| (name.as_str(), resource.id()) > (&*last.resource_type, &*last.id)) {
@@ -136,26 +142,31 @@ fn place(resource: &ResourceRef<'_>) -> TypedId {
     TypedId { resource_type: resource.resource_type().to_owned(), id: resource.id().to_owned() }
 }
 
-fn page(site: &Site, input: AfterInput) -> PageOut {
+fn page(site: &Site, input: AfterInput) -> Result<PageOut, Error> {
+    let asked = Asked::read(input.set.as_deref(), input.link.as_deref())?;
     let mut frame = FrameWriter::default();
     let view = site.view();
-    let next = scan(&view, input.after.as_ref(), None, |resource| {
-        frame.put(resource);
-        if frame.is_full() { Step::Stop } else { Step::On }
-    });
+    let next = match asked {
+        Asked::Copies(set) => scan(&view, set, input.after.as_ref(), None, |resource| {
+            frame.put(resource);
+            if frame.is_full() { Step::Stop } else { Step::On }
+        }),
+        Asked::Tagging(link) => tagging::page(&view, &link, input.after.as_ref(), &mut frame),
+    };
     let models = version(site, &view);
     drop(view);
-    PageOut { frame: frame.finish(), next, models }
+    Ok(PageOut { frame: frame.finish(), next, models })
 }
 
-fn digests(site: &Site, input: AfterInput) -> DigestPage {
+fn digests(site: &Site, input: AfterInput) -> Result<DigestPage, Error> {
+    let set = Asked::copies(input.set.as_deref())?;
     let view = site.view();
     let mut ranges: Vec<DigestRange> = Vec::new();
     let (mut count, mut sum) = (0usize, 0u64);
     let mut last = None;
-    let next = scan(&view, input.after.as_ref(), None, |resource| {
+    let next = scan(&view, set, input.after.as_ref(), None, |resource| {
         count += 1;
-        sum = sum.wrapping_add(digest::of_resource(resource, ""));
+        sum = sum.wrapping_add(digest::of_resource(&view, resource, resource.resource_type(), ""));
         if count < RANGE_RESOURCES {
             last = Some(resource.resource_id());
             return Step::On;
@@ -167,22 +178,23 @@ fn digests(site: &Site, input: AfterInput) -> DigestPage {
     // The range that was not filled ends where the scan did.
     let rest = next.clone().filter(|at| ranges.last().is_none_or(|r| r.last != *at)).or(last.map(|id| typed(&id)));
     ranges.extend(rest.map(|at| range(at, count, sum)));
-    DigestPage { ranges, more: next.is_some(), models: version(site, &view) }
+    Ok(DigestPage { ranges, more: next.is_some(), models: version(site, &view) })
 }
 
 fn range(last: TypedId, count: usize, sum: u64) -> DigestRange {
     DigestRange { last, count: i64::try_from(count).unwrap_or(i64::MAX), digest: digest::write(sum) }
 }
 
-fn entries(site: &Site, input: EntriesInput) -> EntryPage {
+fn entries(site: &Site, input: EntriesInput) -> Result<EntryPage, Error> {
+    let set = Asked::copies(input.set.as_deref())?;
     let view = site.view();
     let mut entries = Vec::new();
-    let next = scan(&view, input.after.as_ref(), Some(&input.last), |resource| {
-        let digest = digest::write(digest::of_resource(resource, ""));
+    let next = scan(&view, set, input.after.as_ref(), Some(&input.last), |resource| {
+        let digest = digest::write(digest::of_resource(&view, resource, resource.resource_type(), ""));
         entries.push(DigestEntry { resource: place(resource), digest });
         if entries.len() < ENTRIES_MAX { Step::On } else { Step::Stop }
     });
-    EntryPage { entries, next }
+    Ok(EntryPage { entries, next })
 }
 
 fn fetch(site: &Site, input: FetchInput) -> Result<Fetched, Error> {
@@ -190,12 +202,13 @@ fn fetch(site: &Site, input: FetchInput) -> Result<Fetched, Error> {
         let message = format!("{} resources; {FETCH_MAX} are the most", input.resources.len());
         return Err(Error::invalid_argument("lockstep.links.pull.too_many", "resources", &message));
     }
+    let set = Asked::copies(input.set.as_deref())?;
     let mut frame = FrameWriter::default();
     let view = site.view();
     for asked in &input.resources {
         let id = ResourceId::new(&*asked.resource_type, &*asked.id);
         id.check().map_err(|e| Error::invalid_argument("lockstep.resources.id", "resources", &e.to_string()))?;
-        let found = view.find(&id).filter(|r| is_shared(r.resource_type()) && r.linked_from().is_none());
+        let found = view.find(&id).filter(|r| set.holds(r.resource_type()) && r.linked_from().is_none());
         match found {
             Some(resource) => frame.put(&resource),
             None => frame.gone(&asked.resource_type, &asked.id),
@@ -246,15 +259,17 @@ struct Found {
 
 async fn changes(context: Context, input: ChangesInput) -> Result<ChangesOut, Error> {
     let site = context.site.clone();
+    let asked = Asked::read(input.set.as_deref(), input.link.as_deref())?;
     let mut at = At::read(&site, &input.token)?;
     let wait = u64::try_from(input.wait_s.unwrap_or(0).clamp(0, WAIT_MAX_S)).unwrap_or(0);
     let deadline = tokio::time::Instant::now() + Duration::from_secs(wait);
     let mut progress = site.progress();
     loop {
         let reached = site.position();
-        let here = site.clone();
-        let found =
-            tokio::task::spawn_blocking(move || look(&here, at, reached)).await.map_err(|_| Error::internal())?;
+        let (here, asked) = (site.clone(), asked.clone());
+        let found = tokio::task::spawn_blocking(move || look(&here, &asked, at, reached))
+            .await
+            .map_err(|_| Error::internal())?;
         let found = found.map_err(|e| refuse_read(&e))?;
         at = found.at;
         let is_answer = !found.frame.is_empty() || found.more || wait == 0;
@@ -275,7 +290,7 @@ async fn changes(context: Context, input: ChangesInput) -> Result<ChangesOut, Er
 }
 
 /// Looks through the log from `at` until there is enough to tell.
-fn look(site: &Site, mut at: At, reached: Position) -> Result<Found, ReadError> {
+fn look(site: &Site, asked: &Asked, mut at: At, reached: Position) -> Result<Found, ReadError> {
     let mut frame = FrameWriter::default();
     let mut told: HashSet<ResourceId> = HashSet::new();
     let mut reads = 0;
@@ -292,7 +307,7 @@ fn look(site: &Site, mut at: At, reached: Position) -> Result<Found, ReadError> 
                 at = At { after: reached, told: 0 };
                 break;
             }
-            at = tell(&commit, at, &view, &mut frame, &mut told);
+            at = tell(&commit, asked, at, &view, &mut frame, &mut told);
             if frame.is_full() {
                 break;
             }
@@ -303,27 +318,41 @@ fn look(site: &Site, mut at: At, reached: Position) -> Result<Found, ReadError> 
 }
 
 /// Tells of a commit what has not been told of it.
-fn tell(commit: &Arc<Commit>, at: At, view: &View, frame: &mut FrameWriter, told: &mut HashSet<ResourceId>) -> At {
+fn tell(
+    commit: &Arc<Commit>,
+    asked: &Asked,
+    at: At,
+    view: &View,
+    frame: &mut FrameWriter,
+    told: &mut HashSet<ResourceId>,
+) -> At {
     for (i, change) in commit.changes.iter().enumerate().skip(at.told) {
-        if !is_shared(change.id.resource_type.as_str()) || told.contains(&change.id) {
-            continue;
+        match asked {
+            Asked::Copies(set) => tell_change(*set, change, view, frame, told),
+            Asked::Tagging(link) => tagging::tell(link, change, view, frame, told),
         }
-        match (view.find(&change.id), &change.operation) {
-            (Some(resource), _) if resource.linked_from().is_some() => continue,
-            (Some(resource), _) => frame.put(&resource),
-            // What was linked there was never told.
-            (None, Operation::Delete(document)) if document.get(LINKED_FROM).is_none() => {
-                frame.gone(change.id.resource_type.as_str(), &change.id.id);
-            }
-            // It is deleted by a later commit, which tells it.
-            (None, Operation::Create(_) | Operation::Update(_) | Operation::Delete(_)) => continue,
-        }
-        told.insert(change.id.clone());
         if frame.is_full() && i + 1 < commit.changes.len() {
             return At { after: at.after, told: i + 1 };
         }
     }
     At { after: commit.position, told: 0 }
+}
+
+fn tell_change(set: Set, change: &Change, view: &View, frame: &mut FrameWriter, told: &mut HashSet<ResourceId>) {
+    if !set.holds(change.id.resource_type.as_str()) || told.contains(&change.id) {
+        return;
+    }
+    match (view.find(&change.id), &change.operation) {
+        (Some(resource), _) if resource.linked_from().is_some() => return,
+        (Some(resource), _) => frame.put(&resource),
+        // What was linked there was never told.
+        (None, Operation::Delete(document)) if document.get(LINKED_FROM).is_none() => {
+            frame.gone(change.id.resource_type.as_str(), &change.id.id);
+        }
+        // It is deleted by a later commit, which tells it.
+        (None, Operation::Create(_) | Operation::Update(_) | Operation::Delete(_)) => return,
+    }
+    told.insert(change.id.clone());
 }
 
 fn refuse_read(error: &ReadError) -> Error {
@@ -377,7 +406,7 @@ mod tests {
         let site = site(dir.path()).await;
         let before = At { after: site.position(), told: 0 };
         let create = |i: usize| lockstep_journal::Change {
-            id: ResourceId::new("Tag", format!("{i:05}")),
+            id: ResourceId::new("Datastore", format!("{i:05}")),
             operation: Operation::Create(Document::new(vec![("name".into(), "x".into())])),
             parents: Arc::from([]),
         };
@@ -386,7 +415,7 @@ mod tests {
         let reached = site.commit(batch).await.unwrap();
         let (mut at, mut ids) = (before, Vec::new());
         loop {
-            let found = look(&site, at, reached).unwrap();
+            let found = look(&site, &Asked::Copies(Set::Inventory), at, reached).unwrap();
             assert_eq!(At::read(&site, &found.at.write(&site)).unwrap(), found.at);
             at = found.at;
             let frame = super::super::frame::Frame::open(&found.frame.finish()).unwrap();
@@ -405,18 +434,20 @@ mod tests {
     async fn ranges_cover_everything_and_their_entries_add_up() {
         let dir = tempfile::tempdir().unwrap();
         let site = site(dir.path()).await;
-        for kind in ["Datastore", "Tag"] {
+        for kind in ["Datacenter", "Datastore"] {
             for i in 0..300 {
                 let id = ResourceId::new(kind, format!("{i:05}"));
                 site.create_resource("t".into(), id, &format!(r#"{{"name":"n{i}"}}"#)).await.unwrap();
             }
         }
-        let answer = digests(&site, AfterInput { after: None });
+        let answer = digests(&site, AfterInput { after: None, set: None, link: None }).unwrap();
         assert!(!answer.more);
         assert_eq!(answer.ranges.iter().map(|r| r.count).collect::<Vec<_>>(), [256, 256, 88]);
         let mut after = None;
         for range in answer.ranges {
-            let listed = entries(&site, EntriesInput { after: after.replace(range.last.clone()), last: range.last });
+            let listed =
+                entries(&site, EntriesInput { after: after.replace(range.last.clone()), last: range.last, set: None })
+                    .unwrap();
             assert_eq!((listed.entries.len() as i64, listed.next), (range.count, None));
             let sum = listed
                 .entries

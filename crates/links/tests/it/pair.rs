@@ -217,7 +217,7 @@ impl Target {
     pub fn start_answer(&self) -> Started {
         let view = self.site.view();
         let count = |t: &str| view.count(t) - view.linked_count(t);
-        let total = ["VirtualMachine", "HostSystem", "Tag", "Datastore"].into_iter().map(count).sum::<usize>();
+        let total = ["VirtualMachine", "HostSystem", "Datastore"].into_iter().map(count).sum::<usize>();
         Started { token: String::new(), total: total as i64, models: String::new() }
     }
 }
@@ -379,7 +379,10 @@ impl Pair {
     pub fn check(&self) {
         let originals: BTreeMap<(String, String), serde_json::Value> = {
             let view = self.source.view();
-            let shared = view.registry().types().filter(|def| builtin::writing_service(def.name.as_str()).is_none());
+            let shared = view.registry().types().filter(|def| {
+                let name = def.name.as_str();
+                builtin::writing_service(name).is_none() && !matches!(name, builtin::TAG | builtin::TAG_CATEGORY)
+            });
             let all = shared.flat_map(|def| view.resources(def.name.as_str(), None));
             all.map(|r| ((r.resource_type().to_owned(), r.id().to_owned()), content(&r, false))).collect()
         };

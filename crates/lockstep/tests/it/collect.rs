@@ -47,6 +47,15 @@ fn this_machine_is_in_the_inventory_with_what_the_usual_tools_print() {
             assert_eq!(ours["capacity"], disk["size"], "{disk}");
         }
     }
+    // It says who keeps it, and that collector is shown with the others.
+    assert_eq!(stored["properties"]["collected_by"], json!({"type": "Collector", "id": "host"}));
+    let told = eventually(Duration::from_secs(10), "the collector follows", || {
+        let told = server.ok("GET", "/api/lockstep/collectors/host", &json!(null));
+        (told["phase"] == "FOLLOWING").then_some(told)
+    });
+    assert_eq!((&told["kind"], &told["lag_s"]), (&json!("HOST"), &json!(0)), "{told}");
+    let (status, _) = server.call("DELETE", "/api/lockstep/collectors/host", &json!(null));
+    assert_eq!(status, 400, "it runs");
     // A machine at rest is no news; virtual machines of other tests may come and go.
     let token = server.sequence();
     std::thread::sleep(Duration::from_secs(5));
@@ -69,7 +78,7 @@ impl Drop for Killed {
 }
 
 #[test]
-fn a_qemu_process_arrives_in_the_feed_and_leaves_it() {
+fn a_qemu_process_arrives_in_the_feed_and_is_off_when_it_ends() {
     if printed("qemu-system-x86_64", &["--version"]).is_none() {
         eprintln!("skipped: no qemu-system-x86_64; scripts/test-tools.sh installs it");
         return;
@@ -117,6 +126,12 @@ fn a_qemu_process_arrives_in_the_feed_and_leaves_it() {
         (&json!("lockstep-it"), &json!(2), &json!(64))
     );
     drop(qemu);
-    let deleted = eventually(Duration::from_secs(5), "the end of the VM is in the feed", || find(&token, "DELETE"));
-    assert_eq!(deleted["parent_resources"], created["parent_resources"]);
+    let is_off = |change: &Value| change["properties"].to_string().contains("power_state");
+    let ended = eventually(Duration::from_secs(5), "the end of the VM is in the feed", || {
+        find(&token, "UPDATE").filter(is_off)
+    });
+    assert_eq!(ended["parent_resources"], created["parent_resources"]);
+    let stored = server.ok("GET", &format!("/api/lockstep/resources/VirtualMachine/{id}"), &json!(null));
+    assert_eq!(stored["properties"]["power_state"], "POWERED_OFF");
+    assert!(find(&token, "DELETE").is_none(), "a machine that stops is off, not gone");
 }

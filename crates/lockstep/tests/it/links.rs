@@ -41,7 +41,7 @@ fn thumbprint(server: &Server) -> String {
     text.trim().split_once('=').unwrap().1.to_owned()
 }
 
-fn spec(peer: &Server, name: &str, more: Value) -> Value {
+pub fn spec(peer: &Server, name: &str, more: Value) -> Value {
     let mut spec = json!({"psc_hostname": "127.0.0.1", "port": port(peer), "domain_name": name, "username": USER,
         "password": PASSWORD, "ssl_thumbprint": thumbprint(peer)});
     for (field, value) in more.as_object().unwrap() {
@@ -341,7 +341,8 @@ fn the_seeds_operation_answers_in_every_state() {
     let made = link(&a, &b, "site2.local");
     let path = provider_path(&made);
     let list = a.ok("GET", &format!("/api/hvc/links/{made}/sync/providers"), &Value::Null);
-    assert_eq!(list, json!([{"provider": PROVIDER}]));
+    let all = [PROVIDER, "tagging", "acquisition-specs"].map(|name| json!({"provider": name}));
+    assert_eq!(list, json!(all));
 
     // From never synced to the first success; then a forced one, watched from its beginning.
     let mut seen = Vec::new();
@@ -570,7 +571,7 @@ fn administrators_are_a_set_without_regard_to_case() {
 }
 
 /// What a command that must succeed printed.
-fn cli(server: &Server, args: &[&str]) -> String {
+pub fn cli(server: &Server, args: &[&str]) -> String {
     let output = server.cli(args).env("LOCKSTEP_PEER_PASSWORD", PASSWORD).stdin(Stdio::null()).output().unwrap();
     let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     assert!(output.status.success(), "{args:?}: {}\n{out}\n{err}", output.status);
@@ -591,7 +592,9 @@ fn people_link_sites_from_the_command_line() {
     assert_eq!(made.trim(), links(&a)[0]);
     let synced = cli(&a, &["link", "sync", "fra02"]);
     assert!(synced.contains("inventory") && synced.contains("COMPLETED"), "{synced}");
+    assert!(synced.contains("tagging") && synced.contains("acquisition-specs"), "{synced}");
     cli(&a, &["link", "sync", made.trim(), "inventory", "--reset"]);
+    cli(&a, &["link", "conflicts"]);
     let copied = cli(&a, &["query", "Folder where linked_from.domain_name = fra02 select name", "--output", "csv"]);
     assert!(copied.contains("fra02~f"), "{copied}");
     let table =

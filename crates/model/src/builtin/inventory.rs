@@ -23,7 +23,10 @@ pub(super) fn models() -> Vec<ResourceModel> {
             TAG,
             vec![string("name"), string("description"), parent("category", TAG_CATEGORY), string("used_by").list()],
         ),
-        model("Datacenter", vec![string("name"), string("site"), date_time("created"), tags()]),
+        model(
+            "Datacenter",
+            vec![string("name"), string("site"), date_time("created"), parent("folder", "Folder"), tags()],
+        ),
         model(
             "Folder",
             // A nested folder's parent is the folder around it; a root folder's is its datacenter.
@@ -42,8 +45,24 @@ pub(super) fn models() -> Vec<ResourceModel> {
                 string("kind"),
                 long("vlan_id"),
                 string("interface"),
+                parent("folder", "Folder"),
                 parent("datacenter", "Datacenter"),
                 parent("host", "HostSystem"),
+                id("switch", "DistributedVirtualSwitch"),
+                tags(),
+            ],
+        ),
+        model(
+            "DistributedVirtualSwitch",
+            vec![
+                string("name"),
+                string("uuid"),
+                string("version"),
+                long("ports"),
+                string("uplinks").list(),
+                parent("folder", "Folder"),
+                parent("datacenter", "Datacenter"),
+                id("hosts", "HostSystem").list(),
                 tags(),
             ],
         ),
@@ -51,6 +70,7 @@ pub(super) fn models() -> Vec<ResourceModel> {
             "ClusterComputeResource",
             vec![
                 string("name"),
+                parent("folder", "Folder"),
                 parent("datacenter", "Datacenter"),
                 boolean("drs_enabled"),
                 boolean("ha_enabled"),
@@ -71,6 +91,8 @@ pub(super) fn models() -> Vec<ResourceModel> {
                 string("name"),
                 parent("parent", "ResourcePool"),
                 parent("cluster", "ClusterComputeResource"),
+                // The root pool of a host that is in no cluster.
+                parent("host", "HostSystem"),
                 structure("cpu", vec![long("reservation_MHz"), long("limit_MHz"), string("shares")]),
                 structure("memory", vec![long("reservation_MiB"), long("limit_MiB"), string("shares")]),
                 tags(),
@@ -87,6 +109,7 @@ pub(super) fn models() -> Vec<ResourceModel> {
                 boolean("multiple_host_access"),
                 string("device"),
                 string("mount_point"),
+                parent("folder", "Folder"),
                 parent("datacenter", "Datacenter"),
                 parent("host", "HostSystem"),
                 tags(),
@@ -101,6 +124,8 @@ fn host_system() -> Vec<Property> {
     vec![
         string("name"),
         parent("cluster", "ClusterComputeResource"),
+        // A host that is in no cluster stands in a folder.
+        parent("folder", "Folder"),
         string("connection_state"),
         string("power_state"),
         boolean("in_maintenance_mode"),
@@ -157,6 +182,12 @@ fn host_system() -> Vec<Property> {
             ],
         )
         .list(),
+        structure(
+            "virtual_switches",
+            vec![string("name"), long("mtu"), long("ports"), string("uplinks").list(), string("port_groups").list()],
+        )
+        .list(),
+        structure("port_groups", vec![string("name"), string("switch"), long("vlan_id")]).list(),
         tags(),
     ]
 }
@@ -179,7 +210,11 @@ fn virtual_machine() -> Vec<Property> {
         tags(),
         boolean("template"),
         string("hardware_version"),
+        string("firmware"),
         string("instance_uuid"),
+        string("bios_uuid"),
+        string("connection_state"),
+        string("path"),
         date_time("created"),
         date_time("boot_time"),
         long("uptime_seconds"),
@@ -194,10 +229,33 @@ fn virtual_machine() -> Vec<Property> {
         ),
         structure("stats", vec![long("cpu_usage_MHz"), long("memory_usage_MiB"), double("cpu_ready_percent")]),
         structure("storage", vec![long("committed"), long("uncommitted")]),
-        structure("nics", vec![string("label"), string("mac_address"), string("kind"), boolean("connected")]).list(),
+        structure(
+            "nics",
+            vec![
+                string("label"),
+                string("mac_address"),
+                string("kind"),
+                boolean("connected"),
+                id("network", "Network"),
+            ],
+        )
+        .list(),
         structure(
             "disks",
             vec![string("label"), long("capacity"), boolean("thin"), string("path"), string("format"), string("node")],
+        )
+        .list(),
+        structure(
+            "snapshots",
+            vec![
+                string("id"),
+                string("name"),
+                string("description"),
+                string("parent"),
+                date_time("created"),
+                string("power_state"),
+                boolean("current"),
+            ],
         )
         .list(),
         structure(

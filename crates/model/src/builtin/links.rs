@@ -1,6 +1,6 @@
 //! The resources of the links to other sites.
 
-use super::{date_time, id, long, model, string, structure};
+use super::{date_time, id, long, model, stats, string, structure};
 use crate::ResourceModel;
 
 /// The type of links; the id is random, and the same on both sides.
@@ -16,6 +16,19 @@ pub const SYNC_CURSOR: &str = "SyncCursor";
 
 /// The type of the administrators of linked sites; there is one resource, [`LINK_ADMINISTRATORS_ID`].
 pub const LINK_ADMINISTRATORS: &str = "LinkAdministrators";
+
+/// The type of copies of other sites' acquisition specifications.
+///
+/// A type of its own: a specification is an order to sample, a copy of one tells what is sampled elsewhere, and whoever reads the orders must
+/// not meet it.
+pub const LINKED_ACQ_SPEC: &str = "LinkedAcqSpec";
+
+/// The type of what is known of edits of categories, tags and attachments beside what they came to; ids are `<type>/<id>` of the resource
+/// that was edited, which may be gone.
+pub const TAG_STAMPS: &str = "TagStamps";
+
+/// The type of edits of tagging that lost against those of another site.
+pub const TAG_CONFLICT: &str = "TagConflict";
 
 /// The id of the one resource of [`LINK_ADMINISTRATORS`].
 pub const LINK_ADMINISTRATORS_ID: &str = "groups";
@@ -66,5 +79,23 @@ pub(super) fn models() -> Vec<ResourceModel> {
         ),
         model(SYNC_CURSOR, vec![id("link", LINK), string("cursor")]),
         model(LINK_ADMINISTRATORS, vec![string("groups").list()]),
+        model(LINKED_ACQ_SPEC, stats::acq_spec()),
+        // For the sites among themselves: in no answer.
+        model(TAG_STAMPS, vec![string("stamps").secret()]),
+        model(
+            TAG_CONFLICT,
+            vec![
+                string("resource_type"),
+                string("resource_id"),
+                string("property"),
+                string("reason"),
+                string("lost"),
+                string("lost_site"),
+                date_time("lost_time"),
+                string("kept"),
+                string("kept_site"),
+                date_time("kept_time"),
+            ],
+        ),
     ]
 }

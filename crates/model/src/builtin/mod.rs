@@ -1,5 +1,6 @@
 //! The models that every site has.
 
+mod collectors;
 mod inventory;
 mod links;
 mod own;
@@ -10,7 +11,11 @@ use std::sync::LazyLock;
 
 use crate::{Kind, Property, ResourceModel, TypeDef};
 
-pub use links::{LINK, LINK_ADMINISTRATORS, LINK_ADMINISTRATORS_ID, SYNC_CURSOR, SYNC_PROVIDER};
+pub use collectors::COLLECTOR;
+pub use links::{
+    LINK, LINK_ADMINISTRATORS, LINK_ADMINISTRATORS_ID, LINKED_ACQ_SPEC, SYNC_CURSOR, SYNC_PROVIDER, TAG_CONFLICT,
+    TAG_STAMPS,
+};
 pub use own::{ACCOUNT, RESOURCE_MODEL};
 pub use replication::{TASK, VM_REPLICATION};
 pub use stats::{ACQ_SPEC, RESOURCE_ADDRESS, STATS_PROVIDER};
@@ -25,7 +30,8 @@ pub const TAG_CATEGORY: &str = "TagCategory";
 pub const TAGS: &str = "tags";
 
 static MODELS: LazyLock<Vec<ResourceModel>> = LazyLock::new(|| {
-    [inventory::models(), own::models(), stats::models(), links::models(), replication::models()].concat()
+    [inventory::models(), own::models(), stats::models(), links::models(), collectors::models(), replication::models()]
+        .concat()
 });
 
 /// All built-in models.
@@ -51,7 +57,10 @@ pub fn writing_service(resource_type: &str) -> Option<&'static str> {
         ACQ_SPEC => Some("com.vmware.vstats.acq_specs"),
         STATS_PROVIDER => Some("lockstep.stats.providers"),
         RESOURCE_ADDRESS => Some("lockstep.stats.points"),
-        LINK | SYNC_PROVIDER | SYNC_CURSOR => Some("com.vmware.vcenter.hvc.links"),
+        LINK | SYNC_PROVIDER | SYNC_CURSOR | LINKED_ACQ_SPEC | TAG_STAMPS | TAG_CONFLICT => {
+            Some("com.vmware.vcenter.hvc.links")
+        }
+        COLLECTOR => Some("lockstep.collectors"),
         TASK => Some("lockstep.tasks"),
         VM_REPLICATION => Some("lockstep.replication.vm"),
         LINK_ADMINISTRATORS => Some("com.vmware.vcenter.hvc.management.administrators"),

@@ -1,7 +1,7 @@
 //! Sealing: what must be kept and must not be read from the journal's files alone.
 //!
 //! The key stands in a file of its own, `seal-key`, 32 bytes that only the server's user may read, made at the first need. What is
-//! sealed is `nonce ‖ ChaCha20-Poly1305 ciphertext`, in hex, bound to what it is for: moved to another link it does not open.
+//! sealed is `nonce ‖ ChaCha20-Poly1305 ciphertext`, in hex, bound to what it is for: what was sealed for one link or collector does not open for another.
 
 use std::fs;
 use std::io::{self, Read as _, Write as _};
@@ -42,13 +42,16 @@ pub enum SealError {
 }
 
 /// Seals and opens with the key of one data directory.
-pub(crate) struct Sealer {
+pub struct Sealer {
     key: LessSafeKey,
 }
 
 impl Sealer {
     /// With the key in `data_dir`, which is made when there is none.
-    pub(crate) fn open(data_dir: &Path) -> Result<Self, SealError> {
+    ///
+    /// # Errors
+    /// [`SealError`]: the key cannot be read or made.
+    pub fn open(data_dir: &Path) -> Result<Self, SealError> {
         let path = data_dir.join(KEY_FILE);
         let file_error = |source| SealError::File { path: path.clone(), source };
         if !path.exists() {
@@ -62,7 +65,10 @@ impl Sealer {
     }
 
     /// Seals a secret for `purpose`.
-    pub(crate) fn seal(&self, purpose: &str, secret: &Secret) -> Result<String, SealError> {
+    ///
+    /// # Errors
+    /// [`SealError::Random`].
+    pub fn seal(&self, purpose: &str, secret: &Secret) -> Result<String, SealError> {
         let mut nonce = [0; NONCE_LEN];
         getrandom::fill(&mut nonce).map_err(|_| SealError::Random)?;
         let mut data = secret.0.clone().into_bytes();
@@ -73,7 +79,10 @@ impl Sealer {
     }
 
     /// Opens what was sealed for `purpose`.
-    pub(crate) fn open_sealed(&self, purpose: &str, sealed: &str) -> Result<Secret, SealError> {
+    ///
+    /// # Errors
+    /// [`SealError::Unsealable`].
+    pub fn open_sealed(&self, purpose: &str, sealed: &str) -> Result<Secret, SealError> {
         let bytes = hex(sealed).ok_or(SealError::Unsealable)?;
         let (nonce, data) = bytes.split_first_chunk::<NONCE_LEN>().ok_or(SealError::Unsealable)?;
         let mut data = data.to_vec();
