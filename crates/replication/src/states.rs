@@ -155,7 +155,7 @@ mod tests {
             (
                 RecoveryState::NotStarted,
                 false,
-                "sync pause reconfigure stop failover failoverTest migrate verify export",
+                "sync pause reconfigure stop failover failoverTest migrate verify export powerOff",
             ),
             (
                 RecoveryState::NotStarted,
