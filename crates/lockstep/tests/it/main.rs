@@ -4,6 +4,7 @@
 
 mod agent;
 mod availability;
+mod churn;
 mod cli;
 mod collect;
 mod crash;

@@ -218,12 +218,12 @@ fn stored(server: &Server, resource_type: &str, id: &str) -> Value {
     server.ok("GET", &format!("/api/lockstep/resources/{resource_type}/{id}"), &json!(null))["properties"].clone()
 }
 
-fn vm_id(vcsim: &Vcsim, name: &str) -> String {
+pub(crate) fn vm_id(vcsim: &Vcsim, name: &str) -> String {
     let found = vcsim.govc(&["find", "-i", "/", "-type", "m", "-name", name]);
     found.trim().split_once(':').unwrap().1.to_owned()
 }
 
-fn equal(server: &Server, vcsim: &Vcsim, prefix: &str, limit: Duration) {
+pub(crate) fn equal(server: &Server, vcsim: &Vcsim, prefix: &str, limit: Duration) {
     let there = vcsim.inventory();
     let began = Instant::now();
     loop {
