@@ -15,13 +15,13 @@ const SEGMENT_BYTES_MAX: usize = 1 << 31;
 /// So many holes are never worth closing.
 const HOLES: usize = size(4096, 4);
 
-/// Uses of a text are counted up to here; a text that reached it stays until the column is packed.
+/// Uses of a text are counted up to here; a text that reached it stays until the column is packed, as nobody knows when the last use ends.
 const USES_MAX: u8 = size(u8::MAX as usize, 9) as u8;
 
 /// Texts numbered in the order they came.
 ///
 /// Codes only grow: a text that nobody uses any more leaves a hole, and [`Dictionary::pack`] closes the holes once they
-/// make up half of it. So an index over the texts can be appended to.
+/// may make up half of it. So an index over the texts can be appended to.
 #[derive(Debug, Default)]
 pub(crate) struct Dictionary {
     segments: Vec<Segment>,
@@ -30,6 +30,10 @@ pub(crate) struct Dictionary {
     uses: Vec<u8>,
     codes: HashTable<u32>,
     dead: usize,
+    /// Texts whose uses are not counted any more. Each may be a hole.
+    uncounted: usize,
+    /// Uses of those texts that ended. It takes [`USES_MAX`] of them at least to make a hole.
+    ended: usize,
     /// How many texts, dead ones too, are not in folded form.
     unfolded: usize,
 }
@@ -100,7 +104,10 @@ impl Dictionary {
         let hash_of = hash(text);
         if let Some(&code) = self.codes.find(hash_of, |&code| self.text(code) == text) {
             let uses = &mut self.uses[code as usize];
-            *uses += u8::from(*uses < USES_MAX);
+            if *uses < USES_MAX {
+                *uses += 1;
+                self.uncounted += usize::from(*uses == USES_MAX);
+            }
             return (code, false);
         }
         if self.segments.last().is_none_or(|s| s.text.len() + text.len() > SEGMENT_BYTES_MAX) {
@@ -138,6 +145,7 @@ impl Dictionary {
     pub(crate) fn release(&mut self, code: u32) {
         let uses = self.uses[code as usize];
         if uses == USES_MAX {
+            self.ended += 1;
             return;
         }
         self.uses[code as usize] = uses - 1;
@@ -150,9 +158,10 @@ impl Dictionary {
         }
     }
 
-    /// Whether holes make up half of it.
+    /// Whether holes may make up half of it.
     pub(crate) fn wants_packing(&self) -> bool {
-        self.dead > HOLES && self.dead > self.starts.len() / 2
+        let holes = self.dead + self.uncounted.min(self.ended / usize::from(USES_MAX));
+        holes > HOLES && holes > self.starts.len() / 2
     }
 
     /// Keeps only the texts in `used`, in their order; says which new code each old one has.
@@ -161,7 +170,9 @@ impl Dictionary {
         let mut map = vec![u32::MAX; self.starts.len()];
         for code in used.iter() {
             let (new, _) = packed.intern(self.text(code));
-            packed.uses[new as usize] = self.uses[code as usize];
+            let uses = self.uses[code as usize];
+            packed.uses[new as usize] = uses;
+            packed.uncounted += usize::from(uses == USES_MAX);
             map[code as usize] = new;
         }
         *self = packed;
@@ -195,5 +206,35 @@ mod tests {
         let map = d.pack(&[2, 3].into_iter().collect());
         assert_eq!((map[2], map[3]), (0, 1));
         assert_eq!((d.text(0), d.text(1), d.find("a"), d.is_folded()), ("", "a", Some(1), true));
+    }
+
+    #[test]
+    fn texts_that_many_used_and_nobody_uses_any_more_make_it_want_packing() {
+        let mut d = Dictionary::default();
+        let many = usize::from(USES_MAX) * 2;
+        let mut packed = 0;
+        for round in 0..1000 {
+            let codes: Vec<u32> = (0..many).map(|_| d.intern(&format!("round {round}")).0).collect();
+            if d.wants_packing() {
+                d.pack(&codes.iter().copied().take(1).collect());
+                packed += 1;
+            }
+            let left = d.find(&format!("round {round}")).unwrap();
+            (0..many).for_each(|_| d.release(left));
+            assert!(d.len() as usize <= 2 * HOLES + 2, "{} texts, of which one is used", d.len());
+        }
+        assert!(packed > 10, "{packed}");
+        // Few texts that change hands all the time are no holes.
+        let mut d = Dictionary::default();
+        for _ in 0..1000 {
+            for text in ["on", "off"] {
+                let code = d.intern(text).0;
+                (0..many).for_each(|_| {
+                    d.intern(text);
+                });
+                (0..many).for_each(|_| d.release(code));
+            }
+            assert!(!d.wants_packing());
+        }
     }
 }

@@ -41,10 +41,10 @@ pub fn churn(source: &Source, rate: u64, random: &mut Random, stop: &AtomicBool)
     let mut next = source.machines().keys().last().copied().unwrap_or_default() + 1;
     while !stop.load(Ordering::SeqCst) {
         let due = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX).saturating_mul(rate) / 1000;
-        // After a halt of the machine it does not all come at once.
-        let now = due.saturating_sub(made).min(rate / 4);
-        source.change(|machines| (0..now).map(|at| step(machines, made + at + 1, &mut next, random)).collect());
-        made = due;
+        // What a halt of the machine has held up is made good for bit by bit.
+        let now = due.saturating_sub(made).min(rate / 10);
+        source.change(|machines| (1..=now).map(|at| step(machines, made + at, &mut next, random)).collect());
+        made += now;
         // A machine has a hundredth part more in use, or is told with what it had.
         source.make_noise(pick(next, random), random.below(100 << 20));
         std::thread::sleep(TICK);
