@@ -33,7 +33,7 @@ const SIMULATED: &str = "sim:";
 /// How long what has happened may take to be here on a loaded machine.
 const SOON: Duration = Duration::from_secs(60);
 
-/// So many changes the feed goes back: what is kept of them in memory and on the disk is the same all the time once there were so many.
+/// So many changes the feed goes back, so that an hour's log does not fill the disk.
 const RETAINED: &str = "100000";
 
 /// A run of that length shows whether memory grows.
@@ -218,6 +218,15 @@ fn come_and_go(server: &Server, name: &str, uuid: &str, hold: Duration, stop: &A
     count
 }
 
+/// Ends what runs until it is told to stop, also when the test fails in between.
+struct Ending<'a>(&'a AtomicBool);
+
+impl Drop for Ending<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::SeqCst);
+    }
+}
+
 /// What a run is of.
 struct Plan {
     length: Duration,
@@ -284,6 +293,7 @@ fn the_feed_has_exactly_what_happened_under_churn_and_memory_does_not_grow() {
     let cpu_before = process.cpu();
     let mut samples: Vec<Sample> = Vec::new();
     let (seen, token, renamed, came) = std::thread::scope(|scope| {
+        let (ending, ending_feed) = (Ending(&stop), Ending(&stop_following));
         let follower = Follower {
             server: &server,
             source: &source,
@@ -317,7 +327,7 @@ fn the_feed_has_exactly_what_happened_under_churn_and_memory_does_not_grow() {
             }
             std::thread::sleep(plan.sample);
         }
-        stop.store(true, Ordering::SeqCst);
+        drop(ending);
         churn.join().unwrap();
         let renamed = renaming.map(|renaming| renaming.join().unwrap()).unwrap_or_default();
         let came = guest.map(|guest| guest.join().unwrap()).unwrap_or_default();
@@ -329,7 +339,7 @@ fn the_feed_has_exactly_what_happened_under_churn_and_memory_does_not_grow() {
         if let Some(simulator) = simulator.as_ref().filter(|_| !follower.is_finished()) {
             vcenter::equal(&server, simulator, SIMULATED, SOON);
         }
-        stop_following.store(true, Ordering::SeqCst);
+        drop(ending_feed);
         let (seen, token) = follower.join().unwrap();
         (seen, token, renamed, came)
     });
@@ -350,6 +360,8 @@ fn the_feed_has_exactly_what_happened_under_churn_and_memory_does_not_grow() {
     let changes = answer["value"]["changes"].as_array().cloned().unwrap_or_default();
     let stray = changes.iter().find(|change| change["resource"]["id"].as_str().is_some_and(is_machine));
     assert!(stray.is_none(), "{stray:?}");
+    // Before its sources end.
+    drop(server);
 }
 
 /// Lets a server collect from the source, and waits for the first read.
