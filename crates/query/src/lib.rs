@@ -51,6 +51,8 @@ mod bind;
 mod bits;
 #[cfg(test)]
 mod checks;
+#[cfg(test)]
+mod churn;
 mod column;
 mod condition;
 mod dictionary;
