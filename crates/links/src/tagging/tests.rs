@@ -134,6 +134,14 @@ impl House {
         self.call(TAG_SERVICE, "create", json!({ "create_spec": spec })).await.unwrap().as_str().unwrap().to_owned()
     }
 
+    /// Waits until an edit here is later than all that the other has made: within a millisecond, neither is.
+    async fn outlast(&self, other: &Self) {
+        let now = other.site.journal().now_ms();
+        while self.site.journal().now_ms() <= now {
+            tokio::time::sleep(std::time::Duration::from_millis(1)).await;
+        }
+    }
+
     async fn pair(&self, what: &str, tag: &str, vm: &str) -> Result<(), Error> {
         let object = json!({"type": "VirtualMachine", "id": vm});
         self.call(ASSOCIATION, what, json!({"tag_id": tag, "object_id": object})).await.map(drop)
@@ -624,10 +632,11 @@ async fn concurrent_edits_go_by_the_rule_and_the_loser_is_kept_at_both_sites() {
     let [a, b] = &world.houses[..] else { return };
     let rename = |name: &str| json!({"category_id": category, "update_spec": {"name": name}});
     a.call(CATEGORY, "update", rename("first")).await.unwrap();
-    b.call(CATEGORY, "update", rename("second")).await.unwrap();
     a.pair("attach", &gold, "v").await.unwrap();
-    b.pair("attach", &silver, "s0~v").await.unwrap();
     let mine = a.category("twin", "MULTIPLE").await;
+    b.outlast(a).await;
+    b.call(CATEGORY, "update", rename("second")).await.unwrap();
+    b.pair("attach", &silver, "s0~v").await.unwrap();
     let theirs = b.category("twin", "MULTIPLE").await;
     let bronze = b.tag("bronze", &theirs).await;
     world.heal().await;
