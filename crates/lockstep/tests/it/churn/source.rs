@@ -5,7 +5,8 @@
 //! is what must be in the feed, so each update that differs is remembered as expected, and nothing else is.
 //!
 //! Debian's simulator cannot be churned like this: for each update, and a rename makes five with those of its task, it collects all properties of
-//! all objects anew. With ten machines it gets through some 200 renames/s, with a hundred through some 25.
+//! all objects anew. Measured on two busy cores, it gets through 130
+//! renames/s with ten machines and through 13 with a hundred.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::io::{Read as _, Write as _};
