@@ -38,38 +38,50 @@ impl Random {
 /// Changes machines of the source, `rate` a second, until it is told to stop.
 pub fn churn(source: &Source, rate: u64, random: &mut Random, stop: &AtomicBool) {
     let (began, mut made) = (Instant::now(), 0);
-    let mut next = source.machines().keys().last().copied().unwrap_or_default() + 1;
+    let mut numbers = Numbers { there: source.machines().into_keys().collect(), next: 0 };
+    numbers.next = numbers.there.iter().max().map_or(1, |greatest| greatest + 1);
     while !stop.load(Ordering::SeqCst) {
         let due = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX).saturating_mul(rate) / 1000;
         // What a halt of the machine has held up is made good for bit by bit.
         let now = due.saturating_sub(made).min(rate / 10);
-        source.change(|machines| (1..=now).map(|at| step(machines, made + at, &mut next, random)).collect());
+        source.change(|machines| (1..=now).map(|at| step(machines, made + at, &mut numbers, random)).collect());
         made += now;
-        // A machine has a hundredth part more in use, or is told with what it had.
-        source.make_noise(pick(next, random), random.below(100 << 20));
+        // A machine has less than a hundredth part more in use, and is told with the rest as it was.
+        source.make_noise(numbers.any(random), random.below(100 << 20));
         std::thread::sleep(TICK);
     }
 }
 
-fn pick(next: u32, random: &mut Random) -> u32 {
-    u32::try_from(1 + random.below(u64::from(next))).unwrap_or(u32::MAX)
+/// The machines that there are, by number, in any order: each is as likely as the others to be changed next.
+struct Numbers {
+    there: Vec<u32>,
+    next: u32,
+}
+
+impl Numbers {
+    fn any_at(&self, random: &mut Random) -> usize {
+        usize::try_from(random.below(self.there.len() as u64)).unwrap_or_default()
+    }
+
+    fn any(&self, random: &mut Random) -> u32 {
+        self.there[self.any_at(random)]
+    }
 }
 
 /// One change, the `count`th; which machine it was of.
-fn step(machines: &mut BTreeMap<u32, Machine>, count: u64, next: &mut u32, random: &mut Random) -> u32 {
+fn step(machines: &mut BTreeMap<u32, Machine>, count: u64, numbers: &mut Numbers, random: &mut Random) -> u32 {
     let what = random.below(1000);
-    let number = {
-        let from = pick(*next, random);
-        let found = machines.range(from..).next().or_else(|| machines.iter().next());
-        found.map(|(number, _)| *number).unwrap_or_default()
-    };
     if what < 10 || machines.len() < 2 {
-        let made = *next;
-        *next += 1;
+        let made = numbers.next;
+        numbers.next += 1;
+        numbers.there.push(made);
         machines.insert(made, Machine::new(made));
         return made;
     }
+    let at = numbers.any_at(random);
+    let number = numbers.there[at];
     if what < 20 {
+        numbers.there.swap_remove(at);
         machines.remove(&number);
         return number;
     }
