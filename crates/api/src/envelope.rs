@@ -10,6 +10,7 @@ use lockstep_contract::{Data, Error, ErrorKind, Login, Operation, PlainJson, Typ
 use lockstep_site::table::Answer;
 
 use crate::auth::SESSION;
+use crate::availability;
 use crate::body::Body;
 use crate::negotiate::Format;
 use crate::refusal::Refusal;
@@ -29,11 +30,16 @@ pub(crate) enum Envelope {
         /// Whether a login sets a cookie: legacy clients that do not send the token in a header.
         sets_cookie: bool,
     },
+    /// Cloud Director Availability.
+    Availability(availability::Version),
 }
 
 impl Envelope {
     /// What an error is wrapped in when nothing is known of the request but its path.
     pub fn of_path(path: &str) -> Self {
+        if availability::is_path(path) {
+            return Self::Availability(availability::Version::NEWEST);
+        }
         let space = if path == "/rest" || path.starts_with("/rest/") { Space::Mapped } else { Space::Current };
         Self::Rest { space, format: Format::Json, sets_cookie: false }
     }
@@ -53,6 +59,7 @@ impl Envelope {
                 w.out.extend_from_slice(b"}}");
                 with_body(StatusCode::OK, Format::Json, Body::one(w.out))
             }
+            Self::Availability(version) => version.answer(operation, &answer),
             Self::Rest { space, format, sets_cookie } => {
                 let status = match (space, operation.rest) {
                     (Space::Current, Some(rest)) => StatusCode::from_u16(rest.status).unwrap_or(StatusCode::OK),
@@ -93,6 +100,7 @@ impl Envelope {
                 }
                 response
             }
+            Self::Availability(version) => version.refuse(&refusal),
             Self::Rest { space, format, .. } => {
                 let status = refusal.status_in(space.is_legacy());
                 let body = match (format.is_xml(), space.is_legacy()) {
@@ -147,7 +155,7 @@ fn json_result(is_legacy: bool, answer: &Answer) -> Body {
             Body::one(w.out)
         }
         (None, true) => {
-            let mut w = PlainJson { out: HEAD.to_vec(), maps_as_lists: true };
+            let mut w = PlainJson { out: HEAD.to_vec(), maps_as_lists: true, aside: None, keeps_unset: false };
             answer.value.encode(&mut w);
             w.out.push(b'}');
             Body::one(w.out)
@@ -172,7 +180,7 @@ pub(crate) fn current_error(error: &Error) -> Vec<u8> {
 }
 
 fn legacy_error(error: &Error) -> Vec<u8> {
-    let mut w = PlainJson { out: b"{\"type\":".to_vec(), maps_as_lists: true };
+    let mut w = PlainJson { out: b"{\"type\":".to_vec(), maps_as_lists: true, aside: None, keeps_unset: false };
     w.string(&error.kind.structure_name());
     w.out.extend_from_slice(b",\"value\":");
     error.encode(&mut w);

@@ -5,6 +5,7 @@
 //! - REST under `/api` and, in the envelopes of the legacy generation, under `/rest` and `/rest/com/vmware`: `router`, `rest`,
 //!   `params`; the last of them in XML as well: `negotiate`;
 //! - streams that have no end, and so are no operations: import, export and server-sent events: `streams`;
+//! - the same operations at the paths and in the words of Cloud Director Availability: `availability`;
 //! - a sliver of SOAP on `POST /sdk`, by which clients of vCenter log in and find an object by its name: `soap`.
 //!
 //! Nothing here knows a service. What is special about an operation (its paths, that it waits, that it begins a login) is data in
@@ -24,6 +25,7 @@
 //! is an answer too (413, 414, 431, 503), but for connections that say nothing or take nothing: they are closed.
 
 mod auth;
+mod availability;
 mod body;
 mod envelope;
 mod limits;
@@ -45,4 +47,4 @@ mod streams;
 pub mod tls;
 
 pub use limits::Limits;
-pub use server::{ApiConfig, MoreMetrics, listen, serve};
+pub use server::{ApiConfig, Elsewhere, ElsewhereReply, MoreMetrics, listen, serve};

@@ -14,6 +14,8 @@ pub(crate) enum Format {
     Xml,
     /// The same under its older name `text/xml`, for clients that asked for that.
     TextXml,
+    /// `application/octet-stream`: requests only, of operations with a parameter of bytes that is the body.
+    Bytes,
 }
 
 impl Format {
@@ -23,6 +25,7 @@ impl Format {
             Self::Json => "application/json",
             Self::Xml => "application/xml",
             Self::TextXml => "text/xml; charset=utf-8",
+            Self::Bytes => "application/octet-stream",
         }
     }
 
@@ -39,6 +42,7 @@ impl Format {
             }
             () if is("application/xml") => Some(Self::Xml),
             () if is("text/xml") => Some(Self::TextXml),
+            () if is("application/octet-stream") => Some(Self::Bytes),
             () => None,
         }
     }

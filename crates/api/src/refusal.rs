@@ -31,6 +31,11 @@ impl Refusal {
         self
     }
 
+    /// The status, when it is not the error's own.
+    pub fn own_status(&self) -> Option<StatusCode> {
+        self.status
+    }
+
     /// The status in the legacy generation or the current one.
     pub fn status_in(&self, is_legacy: bool) -> StatusCode {
         let kind = self.error.kind;

@@ -22,7 +22,7 @@ use crate::refusal::Refusal;
 use crate::router::{Found, RPC_PATH, Space, Target};
 use crate::running::{HungUp, What, run};
 use crate::server::Server;
-use crate::{operation_id, pages, rest, rpc, soap, streams};
+use crate::{availability, operation_id, pages, rest, rpc, soap, streams};
 
 /// The other side of a connection.
 pub(crate) struct Peer {
@@ -38,6 +38,8 @@ pub(crate) struct Call {
     pub input: Data,
     pub encoding: Encoding,
     pub envelope: Envelope,
+    /// The other site that it is to run at.
+    pub elsewhere: Option<String>,
 }
 
 /// What a request came to when it was read.
@@ -113,6 +115,11 @@ async fn route(
         .map_err(|refusal| Box::new(Stopped { what: What::Other(""), envelope: Envelope::of_path(path), refusal }))?;
     match found.target {
         Target::Rpc => plan_rpc(server, peer, parts, body, id).await,
+        Target::Operation(index, Space::Availability) => {
+            availability::plan(server, peer, parts, body, index, found).await
+        }
+        Target::AvailabilityLogin => availability::log_in(server, peer, parts, body).await,
+        Target::AvailabilityLogout => availability::log_out(server, parts),
         Target::Operation(index, space) => plan_rest(server, peer, parts, body, (index, space), found).await,
         Target::Soap => {
             let soap::Answered { name, error, response } = soap::answer(server, peer, parts, body).await;
@@ -146,7 +153,11 @@ async fn plan_rest(
 ) -> Result<Plan, Box<Stopped>> {
     let operation = server.table.entries()[index].operation;
     let takes_xml = space == Space::Ruled;
-    let own = negotiate::of_request(&parts.headers).filter(|format| takes_xml || *format == Format::Json);
+    let own = negotiate::of_request(&parts.headers).filter(|format| match format {
+        Format::Json => true,
+        Format::Xml | Format::TextXml => takes_xml,
+        Format::Bytes => operation.bytes_parameter().is_some(),
+    });
     let format = match takes_xml {
         true => negotiate::of_answer(&parts.headers, own.unwrap_or(Format::Json)),
         false => Format::Json,
@@ -170,11 +181,13 @@ async fn plan_rest(
         if own.is_none() && !bytes.is_empty() {
             return Err(unsupported_media(takes_xml));
         }
-        let (input, encoding) = rest::input(operation, found, &bytes, own.unwrap_or(Format::Json))?;
+        let (input, encoding) = rest::input(operation, found, bytes, own.unwrap_or(Format::Json))?;
         Ok((caller, input, encoding))
     };
     match read.await {
-        Ok((caller, input, encoding)) => Ok(Plan::Call(Call { index, caller, input, encoding, envelope })),
+        Ok((caller, input, encoding)) => {
+            Ok(Plan::Call(Call { index, caller, input, encoding, envelope, elsewhere: None }))
+        }
         Err(refusal) => Err(Box::new(Stopped { what: What::Operation(index), envelope, refusal })),
     }
 }
@@ -220,7 +233,10 @@ async fn plan_rpc(
         Ok::<_, Error>((caller, request.input.ok_or_else(missing)?))
     };
     match known.await {
-        Ok((caller, input)) => Ok(Plan::Call(Call { index, caller, input, encoding: Encoding::Typed, envelope })),
+        Ok((caller, input)) => {
+            let encoding = Encoding::Typed;
+            Ok(Plan::Call(Call { index, caller, input, encoding, envelope, elsewhere: None }))
+        }
         Err(error) => Err(Box::new(Stopped { what: What::Operation(index), envelope, refusal: error.into() })),
     }
 }
@@ -232,7 +248,7 @@ pub(crate) fn busy() -> Error {
 }
 
 /// The refusal of a body in a format that is not read here.
-fn unsupported_media(takes_xml: bool) -> Refusal {
+pub(crate) fn unsupported_media(takes_xml: bool) -> Refusal {
     let formats = if takes_xml { "application/json, application/xml or text/xml" } else { "application/json" };
     let error = Error::invalid_request(format!("the content type is not {formats}"));
     Refusal::new(error).status(StatusCode::UNSUPPORTED_MEDIA_TYPE)

@@ -2,6 +2,7 @@
 //!
 //! Source: `api/vapi-wire.md`, 3.1 to 3.3.
 
+use bytes::Bytes;
 use lockstep_contract::{Data, Encoding, Error, Operation, xml};
 
 use crate::negotiate::Format;
@@ -15,7 +16,7 @@ use crate::router::Found;
 pub(crate) fn input(
     operation: &Operation,
     found: Found,
-    body: &[u8],
+    body: Bytes,
     format: Format,
 ) -> Result<(Data, Encoding), Error> {
     let encoding = if format.is_xml() { Encoding::Xml } else { Encoding::Plain };
@@ -27,8 +28,10 @@ pub(crate) fn input(
     for (name, value) in params::from_query(operation, found.in_query)? {
         add(&mut fields, name, value)?;
     }
-    if !body.is_empty() {
-        for (name, value) in read_body(operation, body, format)? {
+    if let (Format::Bytes, Some(name)) = (format, operation.bytes_parameter()) {
+        add(&mut fields, name.to_owned(), Data::Bytes(body.into()))?;
+    } else if !body.is_empty() {
+        for (name, value) in read_body(operation, &body, format)? {
             add(&mut fields, name, value)?;
         }
     }
@@ -79,7 +82,7 @@ mod tests {
             in_path: path.iter().map(|(n, v)| ((*n).to_owned(), (*v).to_owned())).collect(),
             in_query: params::pairs(query).unwrap(),
         };
-        input(operation, found, body.as_bytes(), Format::Json)
+        input(operation, found, Bytes::copy_from_slice(body.as_bytes()), Format::Json)
             .map(|(data, _)| data.to_json())
             .map_err(|e| e.to_string())
     }
@@ -112,6 +115,44 @@ mod tests {
     }
 
     #[test]
+    fn a_body_of_bytes_is_taken_as_it_is() {
+        use lockstep_contract::{Binary, Method, Place, Rest, Wire, operation, structure};
+        structure! {
+            /// Parameters.
+            pub struct Input = "operation-input" {
+                /// A name.
+                name: String,
+                /// A number.
+                count: Option<i64>,
+                /// Bytes.
+                frame: Binary,
+            }
+        }
+        operation! {
+            /// For tests.
+            pub Put = "test.frames"."put"(Input) -> (),
+            errors: [],
+            privilege: Read,
+            rest: Rest::new(Method::Put, "/test/{name}", 204).body("frame"),
+        }
+        let read = |query: &str, body: &'static [u8], format: Format| {
+            let found = Found {
+                target: Target::Operation(0, Space::Current),
+                in_path: vec![("name".to_owned(), "n".to_owned())],
+                in_query: params::pairs(query).unwrap(),
+            };
+            let (data, encoding) = input(&Put::OPERATION, found, Bytes::from_static(body), format).unwrap();
+            Input::decode(data, &Place::root(encoding))
+                .map(|input| (input.count, input.frame.0))
+                .map_err(|e| e.to_string())
+        };
+        assert_eq!(read("count=7", b"\0{\xff", Format::Bytes).unwrap(), (Some(7), b"\0{\xff".to_vec()));
+        assert_eq!(read("", b"", Format::Bytes).unwrap(), (None, Vec::new()));
+        assert_eq!(read("", b"\"AAE=\"", Format::Json).unwrap(), (None, vec![0, 1]));
+        assert!(read("other=1", b"x", Format::Bytes).unwrap_err().contains("other"));
+    }
+
+    #[test]
     fn a_body_that_is_no_object_is_refused() {
         let query = &resource_model::Query::OPERATION;
         for (body, part) in
@@ -121,7 +162,7 @@ mod tests {
             assert!(error.contains(part), "{body}: {error}");
         }
         let found = Found { target: Target::Rpc, in_path: Vec::new(), in_query: Vec::new() };
-        let xml = input(query, found, b"<Query-Input/>", Format::Xml).unwrap_err();
+        let xml = input(query, found, Bytes::from_static(b"<Query-Input/>"), Format::Xml).unwrap_err();
         assert!(xml.to_string().contains("namespace"), "{xml}");
     }
 }

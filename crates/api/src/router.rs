@@ -9,6 +9,7 @@ use http::{Method, StatusCode};
 use lockstep_contract::{Error, ErrorKind};
 use lockstep_site::table::Table;
 
+use crate::availability;
 use crate::params;
 use crate::refusal::Refusal;
 use crate::streams::Stream;
@@ -28,12 +29,14 @@ pub(crate) enum Space {
     Mapped,
     /// `/rest/com/vmware/…`, paths made from service names by rule: results in an envelope, and XML.
     Ruled,
+    /// `/vm-replications/…` and the like, from the root: as clients of Cloud Director Availability have it.
+    Availability,
 }
 
 impl Space {
     /// Whether it is of the legacy generation.
     pub fn is_legacy(self) -> bool {
-        !matches!(self, Self::Current)
+        matches!(self, Self::Mapped | Self::Ruled)
     }
 }
 
@@ -71,6 +74,9 @@ pub(crate) enum Target {
     Soap,
     /// The operation with this index in the table.
     Operation(usize, Space),
+    /// Logins and logouts of Cloud Director Availability: their credentials stand in the body.
+    AvailabilityLogin,
+    AvailabilityLogout,
     Stream(Stream),
     Page(Page),
 }
@@ -117,6 +123,8 @@ impl Router {
         ] {
             add(&mut shapes, path, Method::GET, None, Target::Page(page));
         }
+        add(&mut shapes, availability::SESSIONS_PATH, Method::POST, None, Target::AvailabilityLogin);
+        add(&mut shapes, availability::SESSIONS_PATH, Method::DELETE, None, Target::AvailabilityLogout);
         for stream in Stream::ALL {
             let (method, path, action) = stream.route();
             add(&mut shapes, path, method, action, Target::Stream(stream));
@@ -126,6 +134,12 @@ impl Router {
                 for (root, space) in [("/api", Space::Current), ("/rest", Space::Mapped)] {
                     let path = format!("{root}{}", rest.path);
                     add(&mut shapes, &path, method(rest.method), rest.action, Target::Operation(index, space));
+                }
+            }
+            if let Some(rest) = entry.operation.availability {
+                for path in availability::paths(rest.path) {
+                    let target = Target::Operation(index, Space::Availability);
+                    add(&mut shapes, &path, method(rest.method), None, target);
                 }
             }
             if let Some((verb, path, action)) = entry.operation.legacy_route() {
@@ -152,7 +166,9 @@ impl Router {
             let error = Error::invalid_request(format!("the URL is longer than {URL_BYTES_MAX} bytes"));
             return Err(Refusal::new(error).status(StatusCode::URI_TOO_LONG));
         }
-        let trimmed = path.strip_suffix('/').filter(|path| !path.is_empty()).unwrap_or(path);
+        // The reference of Cloud Director Availability itself writes two slashes behind the host.
+        let path = availability::with_single_slashes(path);
+        let trimmed = path.strip_suffix('/').filter(|path| !path.is_empty()).unwrap_or(&path);
         let Ok(found) = self.paths.at(trimmed) else { return Err(unknown("no operation has this path")) };
         let mut in_query = params::pairs(query)?;
         let action = in_query.iter().position(|(name, _)| name == "action" || name == "~action");

@@ -14,6 +14,7 @@ use lockstep_site::caller::Caller;
 use lockstep_site::table::{Answer, Context, Entry, Reply};
 use tokio::net::TcpStream;
 
+use crate::availability;
 use crate::body::Body;
 use crate::envelope::Envelope;
 use crate::limits::Share;
@@ -96,7 +97,7 @@ fn begin(server: &Arc<Server>, peer: &Peer, planned: Option<Planned>, started: I
         tell(server, What::Other(""), None, Some(&refusal.error), started.elapsed());
         return Begun::Done(operation_id::new(), Envelope::of_path("").refuse(None, refusal));
     };
-    let Call { index, caller, input, encoding, envelope } = match plan {
+    let Call { index, caller, input, encoding, envelope, elsewhere } = match plan {
         Ok(Plan::Call(call)) => call,
         Ok(Plan::Done(what, error, response)) => {
             tell(server, what, None, error.as_ref(), started.elapsed());
@@ -106,7 +107,9 @@ fn begin(server: &Arc<Server>, peer: &Peer, planned: Option<Planned>, started: I
             let Stopped { what, envelope, refusal } = *stopped;
             tell(server, what, None, Some(&refusal.error), started.elapsed());
             let operation = what.entry(server).map(|entry| entry.operation);
-            return Begun::Done(id, envelope.refuse(operation, refusal));
+            let mut response = envelope.refuse(operation, refusal);
+            availability::tell_operation_id(&envelope, &mut response, &id);
+            return Begun::Done(id, response);
         }
     };
     let entry = &server.table.entries()[index];
@@ -118,7 +121,10 @@ fn begin(server: &Arc<Server>, peer: &Peer, planned: Option<Planned>, started: I
     let reply = if place.is_none() {
         failed(busy())
     } else {
-        let call = || entry.call(context, input, encoding, envelope.is_legacy());
+        let call = || match elsewhere {
+            None => entry.call(context, input, encoding, envelope.is_legacy()),
+            Some(site) => availability::run_elsewhere(server, context, site, entry.operation, input),
+        };
         catch_unwind(AssertUnwindSafe(call)).unwrap_or_else(|_| failed(panicked()))
     };
     let watched = peer.stream.clone().filter(|_| waits);
@@ -155,7 +161,10 @@ impl Running {
             Ok(answer) => self.envelope.answer(operation, answer),
             Err(error) => self.envelope.refuse(Some(operation), error.into()),
         };
-        catch_unwind(AssertUnwindSafe(wrap)).unwrap_or_else(|_| self.envelope.refuse(None, panicked().into()))
+        let mut response =
+            catch_unwind(AssertUnwindSafe(wrap)).unwrap_or_else(|_| self.envelope.refuse(None, panicked().into()));
+        availability::tell_operation_id(&self.envelope, &mut response, &self.id);
+        response
     }
 }
 
@@ -207,7 +216,8 @@ fn tell(server: &Server, what: What, caller: Option<&Caller>, error: Option<&Err
     let operation = what.entry(server).map(|entry| entry.operation);
     let is_slow = took > SLOW && operation.is_some_and(|operation| !operation.waits);
     let is_ours = error.is_some_and(|error| error.kind.status() >= 500);
-    let is_read = operation.is_none_or(|o| matches!(o.privilege, Privilege::Read | Privilege::Session));
+    let is_read =
+        operation.is_none_or(|o| matches!(o.privilege, Privilege::Read | Privilege::Session | Privilege::Replicate));
     let user = caller.map(Caller::name);
     let user = user.as_deref().unwrap_or_default();
     let (error, took_us) = (error.map_or("", |error| error.kind.name()), took.as_micros());

@@ -12,8 +12,9 @@ use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::graceful::GracefulConnection;
+use lockstep_contract::{Data, Error, Operation};
 use lockstep_site::Site;
-use lockstep_site::table::Table;
+use lockstep_site::table::{Context, Table};
 use rustix::io::Errno;
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::watch;
@@ -47,6 +48,21 @@ pub struct ApiConfig {
     pub limits: Limits,
     /// More for `/metrics`: appends samples in the text form of OpenMetrics.
     pub more_metrics: Option<MoreMetrics>,
+    /// Runs operations at other sites; without it there are none.
+    pub elsewhere: Option<Elsewhere>,
+}
+
+/// What an operation at another site answers, in time.
+pub type ElsewhereReply = Pin<Box<dyn Future<Output = Result<Data, Error>> + Send>>;
+
+/// Runs an operation at the site of that name, for who asks here.
+#[derive(Clone)]
+pub struct Elsewhere(pub Arc<dyn Fn(Context, String, &'static Operation, Data) -> ElsewhereReply + Send + Sync>);
+
+impl std::fmt::Debug for Elsewhere {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Elsewhere")
+    }
 }
 
 /// Appends samples in the text form of OpenMetrics, each family whole.
@@ -78,6 +94,7 @@ pub(crate) struct Server {
     pub limits: Limits,
     pub metrics: Metrics,
     pub more_metrics: Option<MoreMetrics>,
+    pub elsewhere: Option<Elsewhere>,
     /// The text of the OpenAPI document.
     pub openapi: Bytes,
     pub connections: Arc<Budget>,
@@ -115,6 +132,7 @@ pub async fn serve(
         router: Router::new(&table),
         metrics: Metrics::new(&table),
         more_metrics: config.more_metrics,
+        elsewhere: config.elsewhere,
         openapi: pages::openapi(&table),
         connections: Budget::new(limits.connections_max),
         in_flight: Budget::new(limits.requests_in_flight_max),

@@ -6,7 +6,7 @@ use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, StatusCode};
 use lockstep_contract::services::stats::cache;
 use lockstep_contract::services::{NoInput, session};
-use lockstep_contract::{Data, Declared, Encoding, Operation, Place, Secret, Wire};
+use lockstep_contract::{Data, Declared, Encoding, Opaque, Operation, Place, Secret, Wire};
 use tokio::sync::Mutex;
 
 use crate::connector::{self, Connector};
@@ -16,6 +16,9 @@ use crate::tls::{Thumbprint, Trust, Verifier};
 
 /// Longest answer to a call unless said otherwise, in bytes; beyond it the answer counts as foreign. Streams have no such limit.
 const ANSWER_BYTES_MAX: usize = 256 << 20;
+
+/// The header that carries the id of an operation.
+const OPERATION_ID_HEADER: &str = "x-request-id";
 
 /// The header that carries the session's token.
 const SESSION_HEADER: &str = "vmware-api-session-id";
@@ -52,6 +55,8 @@ pub struct Config {
 pub struct Client {
     inner: Arc<Inner>,
     answer_bytes_max: usize,
+    /// What ties the log lines of a call together, here and there.
+    operation_id: Option<Arc<str>>,
 }
 
 #[derive(Debug)]
@@ -90,13 +95,20 @@ impl Client {
         let Connector { http, verifier } = Connector::new(&url, config.trust)?;
         let url = url.as_str().trim_end_matches('/').to_owned();
         let inner = Inner { http, url, login: config.login, verifier, session: Mutex::default() };
-        Ok(Self { inner: Arc::new(inner), answer_bytes_max: ANSWER_BYTES_MAX })
+        Ok(Self { inner: Arc::new(inner), answer_bytes_max: ANSWER_BYTES_MAX, operation_id: None })
     }
 
     /// The same client, which takes answers of so many bytes at the most: for sites that are not trusted to keep to any measure.
     #[must_use]
     pub fn answers_up_to(mut self, bytes: usize) -> Self {
         self.answer_bytes_max = bytes;
+        self
+    }
+
+    /// The same client, whose calls carry this id into the log of the site.
+    #[must_use]
+    pub fn with_operation_id(mut self, id: impl Into<Arc<str>>) -> Self {
+        self.operation_id = Some(id.into());
         self
     }
 
@@ -124,15 +136,7 @@ impl Client {
     /// As [`Client::call`].
     pub async fn ask<O: Declared>(&self, _: O, input: O::Input) -> Result<Answer<O::Output>, ClientError> {
         let operation = const { &O::OPERATION };
-        let request = Request::new(operation, &input)?;
-        let response = Box::pin(self.send(|| {
-            let builder = self.inner.http.request(request.method.clone(), self.at(&request.path_and_query));
-            match &request.body {
-                None => builder,
-                Some(body) => builder.header(http::header::CONTENT_TYPE, "application/json").body(body.clone()),
-            }
-        }))
-        .await?;
+        let response = self.respond(Request::new(operation, &input)?).await?;
         let headers = response.headers().clone();
         let body = self.body(response).await?;
         let output = self.decode(operation, &body)?;
@@ -143,6 +147,30 @@ impl Client {
             cost: text_header(&headers, "lockstep-cost"),
             end_epoch: text_header(&headers, cache::END_EPOCH_HEADER).and_then(|text| text.parse().ok()),
         })
+    }
+
+    /// Calls an operation with parameters that have been read as a tree, and answers one: to pass on what somebody else has asked for.
+    ///
+    /// # Errors
+    /// As [`Client::call`].
+    pub async fn relay(&self, operation: &Operation, input: Data) -> Result<Data, ClientError> {
+        let response = self.respond(Request::new(operation, &Opaque(input))?).await?;
+        let body = self.body(response).await?;
+        self.decode::<Opaque>(operation, &body).map(|Opaque(data)| data)
+    }
+
+    async fn respond(&self, request: Request) -> Result<reqwest::Response, ClientError> {
+        Box::pin(self.send(|| {
+            let mut builder = self.inner.http.request(request.method.clone(), self.at(&request.path_and_query));
+            if let Some(id) = &self.operation_id {
+                builder = builder.header(OPERATION_ID_HEADER, &**id);
+            }
+            match &request.body {
+                None => builder,
+                Some(body) => builder.header(http::header::CONTENT_TYPE, request.content_type).body(body.clone()),
+            }
+        }))
+        .await
     }
 
     /// Logs in, unless that has been done, and answers the session's token. For [`Login::Token`] that is the token.

@@ -1,5 +1,6 @@
 //! A request under `/api`, made from an operation's declaration.
 
+use bytes::Bytes;
 use lockstep_contract::{Data, Operation, PlainJson, Wire};
 
 use crate::error::ClientError;
@@ -10,7 +11,9 @@ pub(crate) struct Request {
     pub(crate) method: http::Method,
     /// From `/api` on, encoded.
     pub(crate) path_and_query: String,
-    pub(crate) body: Option<Vec<u8>>,
+    pub(crate) body: Option<Bytes>,
+    /// What the body is written in.
+    pub(crate) content_type: &'static str,
 }
 
 impl Request {
@@ -23,7 +26,8 @@ impl Request {
     /// [`ClientError::Unaddressable`] for a parameter that the path cannot hold.
     pub(crate) fn new(operation: &Operation, input: &impl Wire) -> Result<Self, ClientError> {
         let Some(rest) = operation.rest else { return Err(ClientError::Unaddressable(operation.full_name())) };
-        let mut fields = fields(input)?;
+        let bytes = operation.bytes_parameter();
+        let (mut fields, aside) = fields(input, bytes.is_some())?;
         let mut path = String::from("/api");
         for part in rest.path.split('/').skip(1) {
             path.push('/');
@@ -45,6 +49,12 @@ impl Request {
         };
         let has_body = !matches!(rest.method, lockstep_contract::Method::Get | lockstep_contract::Method::Delete);
         let body = match (has_body, rest.body) {
+            (true, alone) if bytes.is_some() => {
+                for (name, value) in fields.iter().filter(|(name, _)| Some(&**name) != alone) {
+                    query.push_data(name, value, rest.query);
+                }
+                Some(aside.into())
+            }
             (false, _) => {
                 for (name, value) in &fields {
                     query.push_data(name, value, rest.query);
@@ -52,27 +62,31 @@ impl Request {
                 None
             }
             (true, Some(alone)) => {
-                fields.iter().find(|(name, _)| name == alone).map(|(_, value)| value.to_json().into_bytes())
+                fields.iter().find(|(name, _)| name == alone).map(|(_, value)| value.to_json().into())
             }
             (true, None) if fields.is_empty() => None,
-            (true, None) => Some(Data::object(fields).to_json().into_bytes()),
+            (true, None) => Some(Data::object(fields).to_json().into()),
         };
-        Ok(Self { method, path_and_query: path + &query.text, body })
+        let content_type = if bytes.is_some() { "application/octet-stream" } else { "application/json" };
+        Ok(Self { method, path_and_query: path + &query.text, body, content_type })
     }
 }
 
-/// The parameters as a tree: unset ones are left out.
-fn fields(input: &impl Wire) -> Result<Vec<(String, Data)>, ClientError> {
-    let mut json = PlainJson::default();
+type Fields = Vec<(String, Data)>;
+
+/// The parameters as a tree: unset ones are left out. With `sets_aside` the bytes among them come apart.
+fn fields(input: &impl Wire, sets_aside: bool) -> Result<(Fields, Vec<u8>), ClientError> {
+    let mut json = PlainJson { aside: sets_aside.then(Vec::new), ..PlainJson::default() };
     input.encode(&mut json);
+    let aside = json.aside.unwrap_or_default();
     match Data::from_json(&json.out) {
-        Ok(Data::Struct(_, fields)) => Ok(fields),
-        Ok(_) => Ok(Vec::new()),
+        Ok(Data::Struct(_, fields)) => Ok((fields, aside)),
+        Ok(_) => Ok((Vec::new(), aside)),
         Err(error) => Err(ClientError::Unaddressable(error)),
     }
 }
 
-fn push_segment(path: &mut String, name: &str, fields: &mut Vec<(String, Data)>) -> Result<(), ClientError> {
+fn push_segment(path: &mut String, name: &str, fields: &mut Fields) -> Result<(), ClientError> {
     let at = fields.iter().position(|(field, _)| field == name);
     let value = at.and_then(|i| scalar(&fields.remove(i).1));
     // A dot or two alone, encoded or not, are steps in a path to every reader of URLs; an empty part is no part.
@@ -125,7 +139,7 @@ fn scalar(value: &Data) -> Option<String> {
     match value {
         Data::String(text) | Data::Secret(text) => Some(text.clone()),
         Data::Boolean(_) | Data::Long(_) | Data::Double(_) => Some(value.to_json()),
-        Data::Null | Data::Binary(_) | Data::Optional(_) | Data::List(_) | Data::Struct(..) => None,
+        Data::Null | Data::Binary(_) | Data::Bytes(_) | Data::Optional(_) | Data::List(_) | Data::Struct(..) => None,
     }
 }
 
@@ -154,7 +168,7 @@ mod tests {
         let request = Request::new(&O::OPERATION, input).unwrap();
         assert_eq!(request.method.as_str(), method);
         assert_eq!(request.path_and_query, path_and_query);
-        assert_eq!(request.body.map(|b| String::from_utf8(b).unwrap()).as_deref(), body);
+        assert_eq!(request.body.map(|b| String::from_utf8(b.to_vec()).unwrap()).as_deref(), body);
     }
 
     #[test]
@@ -235,6 +249,33 @@ mod tests {
                 r#"{"query_spec":{"resource_filter":{"filter_type":"TYPE","resource_type":"Tag"},"property_spec":[]}}"#,
             ),
         );
+    }
+
+    #[test]
+    fn bytes_that_are_the_body_are_sent_as_they_are() {
+        use lockstep_contract::{Binary, Method, Rest, operation, structure};
+        structure! {
+            /// Parameters.
+            pub struct Input = "operation-input" {
+                /// A name.
+                name: String,
+                /// A number.
+                count: Option<i64>,
+                /// Bytes.
+                frame: Binary,
+            }
+        }
+        operation! {
+            /// For tests.
+            pub Put = "test.frames"."put"(Input) -> (),
+            errors: [],
+            privilege: Read,
+            rest: Rest::new(Method::Put, "/test/{name}", 204).body("frame"),
+        }
+        let input = Input { name: "a b".into(), count: Some(7), frame: Binary(vec![0, 0xff]) };
+        let request = Request::new(&Put::OPERATION, &input).unwrap();
+        assert_eq!(request.path_and_query, "/api/test/a%20b?count=7");
+        assert_eq!((request.body.as_deref(), request.content_type), (Some(&[0, 0xff][..]), "application/octet-stream"));
     }
 
     #[test]

@@ -1,5 +1,7 @@
 //! Values off the wire, before the declared type says what they mean.
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use serde::de::{self, DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
 use std::cell::Cell;
 use std::fmt;
@@ -30,6 +32,8 @@ pub enum Data {
     Secret(String),
     /// `{"BINARY": …}` of the typed encoding, still in base64.
     Binary(String),
+    /// Bytes as they are: a body that is a binary alone.
+    Bytes(Vec<u8>),
     /// `{"OPTIONAL": …}` of the typed encoding.
     Optional(Option<Box<Data>>),
     /// A list.
@@ -72,7 +76,7 @@ impl Data {
             Self::Double(_) => "a number that is no whole number of 64 bits",
             Self::String(_) => "a string",
             Self::Secret(_) => "a secret",
-            Self::Binary(_) => "a binary",
+            Self::Binary(_) | Self::Bytes(_) => "a binary",
             Self::Optional(_) => "an optional",
             Self::List(_) => "a list",
             Self::Struct(..) => "an object",
@@ -120,6 +124,7 @@ impl Data {
             Self::Long(v) => out.extend_from_slice(itoa::Buffer::new().format(*v).as_bytes()),
             Self::Double(v) => write_double(out, *v),
             Self::String(v) | Self::Secret(v) | Self::Binary(v) => write_string(out, v),
+            Self::Bytes(v) => write_string(out, &STANDARD.encode(v)),
             Self::Optional(Some(v)) => v.write_json(out),
             Self::List(items) => {
                 out.push(b'[');

@@ -42,6 +42,7 @@ fn describe(operation: &Operation, schemas: &mut BTreeMap<String, Value>) -> Val
     let in_path: Vec<&str> =
         rest.path.split('/').filter_map(|part| part.strip_prefix('{')?.strip_suffix('}')).collect();
     let takes_body = rest.method.name() != "GET" && rest.method.name() != "DELETE";
+    let bytes = operation.bytes_parameter();
     let mut parameters = Vec::new();
     let mut members = Map::new();
     let mut required = Vec::new();
@@ -61,7 +62,7 @@ fn describe(operation: &Operation, schemas: &mut BTreeMap<String, Value>) -> Val
         let ty = (field.ty)();
         let place = if in_path.contains(&field.name) {
             "path"
-        } else if takes_body {
+        } else if takes_body && bytes.is_none_or(|bytes| bytes == field.name) {
             if !matches!(ty, Type::Optional(_)) {
                 required.push(field.name);
             }
@@ -107,13 +108,18 @@ fn describe(operation: &Operation, schemas: &mut BTreeMap<String, Value>) -> Val
     if !parameters.is_empty() {
         doc["parameters"] = Value::Array(parameters);
     }
-    if let Some(body) = rest.body.and_then(|name| members.get(name)) {
+    if bytes.is_some() {
+        doc["requestBody"] = json!({ "required": true, "content": { "application/octet-stream": {} } });
+    } else if let Some(body) = rest.body.and_then(|name| members.get(name)) {
         doc["requestBody"] = json!({ "required": true, "content": { "application/json": { "schema": body } } });
     } else if !members.is_empty() {
         let schema =
             json!({ "type": "object", "properties": members, "required": required, "additionalProperties": false });
         doc["requestBody"] =
             json!({ "required": !required.is_empty(), "content": { "application/json": { "schema": schema } } });
+    }
+    if let Some(second) = operation.availability {
+        doc["x-lockstep-availability"] = format!("{} {}", second.method.name(), second.path).into();
     }
     doc["security"] = match (operation.privilege, operation.login) {
         (_, Some(Login::Begins)) => json!([{ "basic": [] }]),

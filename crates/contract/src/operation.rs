@@ -19,6 +19,10 @@ pub enum Privilege {
     Accounts,
     /// Be a provider of samples.
     Sample,
+    /// Store what a linked site replicates.
+    Replicate,
+    /// Replicate machines, fail them over and back.
+    Protect,
 }
 
 /// An HTTP method of an operation.
@@ -56,7 +60,8 @@ pub struct Rest {
     pub action: Option<&'static str>,
     /// The status of success.
     pub status: u16,
-    /// The parameter that is the body itself under `/api`.
+    /// The parameter that is the body itself under `/api`. One of bytes travels as they are, as `application/octet-stream`, and the
+    /// other parameters stand in the URL.
     pub body: Option<&'static str>,
     /// Names of query parameters that differ from the field's: (query name, dotted path of the field).
     pub query: &'static [(&'static str, &'static str)],
@@ -109,6 +114,8 @@ pub struct Operation {
     pub privilege: Privilege,
     /// Its call under `/api`, if it has one.
     pub rest: Option<Rest>,
+    /// Its call in the API of Cloud Director Availability, whose paths begin at the root: `/vm-replications/{replicationId}/sync`.
+    pub availability: Option<Rest>,
     /// The names of the parameters that stand in a legacy URL as the id, e.g. `tag_id`.
     pub id_parameter: Option<&'static str>,
     /// Whether an answer may be held back until there is something to tell: such calls are counted and limited apart.
@@ -121,6 +128,13 @@ impl Operation {
     /// `service.name`, as logs and metrics write it.
     pub fn full_name(&self) -> String {
         format!("{}.{}", self.service, self.name)
+    }
+
+    /// The parameter whose bytes are the body, as they are.
+    pub fn bytes_parameter(&self) -> Option<&'static str> {
+        let name = self.rest?.body?;
+        let field = (self.input)().fields.iter().find(|field| field.name == name)?;
+        matches!((field.ty)(), Type::Binary).then_some(name)
     }
 
     /// Method, path and action in the legacy generation, by rule from the service's name; for services of `com.vmware` only.
@@ -182,6 +196,7 @@ macro_rules! operation {
         errors: [$($error:ident),* $(,)?],
         privilege: $privilege:ident
         $(, rest: $rest:expr)?
+        $(, availability: $availability:expr)?
         $(, id: $id:literal)?
         $(, waits: $waits:literal)?
         $(, login: $login:ident)?
@@ -203,6 +218,7 @@ macro_rules! operation {
                 errors: &[$($crate::ErrorKind::$error),*],
                 privilege: $crate::Privilege::$privilege,
                 rest: $crate::operation!(@option $($rest)?),
+                availability: $crate::operation!(@option $($availability)?),
                 id_parameter: $crate::operation!(@option $($id)?),
                 waits: $crate::operation!(@flag $($waits)?),
                 login: $crate::operation!(@option $($crate::Login::$login)?),

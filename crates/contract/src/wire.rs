@@ -210,7 +210,7 @@ pub struct DateTime(pub String);
 
 scalar!(DateTime, Type::DateTime, "a date_time", |v, w| w.string(&v.0), Data::String(v) => DateTime(v); |t| Some(DateTime(t.trim().to_owned())));
 
-/// Bytes: base64 in JSON and XML.
+/// Bytes: base64 in JSON and XML, themselves where the body is nothing else.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Binary(pub Vec<u8>);
 
@@ -228,6 +228,7 @@ impl Wire for Binary {
     fn decode(data: Data, at: &Place<'_>) -> Result<Self, Fault> {
         let text = match data {
             Data::Binary(text) => text,
+            Data::Bytes(bytes) => return Ok(Self(bytes)),
             Data::String(text) if at.encoding != Encoding::Typed => text,
             other => return Err(at.expected("a binary", &other)),
         };
@@ -266,6 +267,7 @@ fn encode_data(data: &Data, w: &mut dyn Writer) {
         Data::Long(v) => w.long(*v),
         Data::Double(v) => w.double(*v),
         Data::String(v) | Data::Binary(v) => w.string(v),
+        Data::Bytes(v) => w.binary(v),
         Data::Secret(v) => w.secret(v),
         Data::Optional(None) => w.none(),
         Data::Optional(Some(v)) => {

@@ -96,6 +96,10 @@ pub struct PlainJson {
     pub out: Vec<u8>,
     /// Whether maps are lists of `{"key":…,"value":…}`, as in the legacy generation.
     pub maps_as_lists: bool,
+    /// Where bytes go that are not to be written as base64: the text has an empty string in their place.
+    pub aside: Option<Vec<u8>>,
+    /// Whether unset fields are written, as null.
+    pub keeps_unset: bool,
 }
 
 /// Appends a comma unless something has just been opened.
@@ -131,7 +135,13 @@ impl Writer for PlainJson {
     }
 
     fn binary(&mut self, v: &[u8]) {
-        write_string(&mut self.out, &STANDARD.encode(v));
+        match &mut self.aside {
+            Some(aside) => {
+                aside.extend_from_slice(v);
+                write_string(&mut self.out, "");
+            }
+            None => write_string(&mut self.out, &STANDARD.encode(v)),
+        }
     }
 
     fn none(&mut self) {
@@ -147,12 +157,13 @@ impl Writer for PlainJson {
     }
 
     fn field(&mut self, name: &str, is_unset: bool) -> bool {
-        if !is_unset {
+        let is_wanted = self.keeps_unset || !is_unset;
+        if is_wanted {
             separate(&mut self.out);
             write_string(&mut self.out, name);
             self.out.push(b':');
         }
-        !is_unset
+        is_wanted
     }
 
     fn end_struct(&mut self) {

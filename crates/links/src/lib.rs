@@ -45,6 +45,7 @@ mod invitations;
 mod link;
 mod live;
 mod operations;
+mod peers;
 pub mod provider;
 mod removal;
 mod runner;
@@ -67,6 +68,7 @@ use parking_lot::Mutex;
 use crate::invitations::Invitations;
 use crate::link::Link;
 use crate::live::Live;
+pub use crate::peers::PeerSite;
 pub use crate::provider::{LinkId, Progress, Run, Stage, SyncError, SyncProvider};
 
 /// What the names of links' accounts begin with; the link's id follows.

@@ -62,6 +62,10 @@ fn grants(role: Role, privilege: Privilege) -> bool {
         (Role::ReadOnly | Role::Link, Privilege::Write) => false,
         (Role::Agent, Privilege::Sample) => true,
         (Role::Operator | Role::ReadOnly | Role::Link, Privilege::Sample) => false,
+        (Role::Link, Privilege::Replicate) => true,
+        (Role::Operator | Role::ReadOnly | Role::Agent, Privilege::Replicate) => false,
+        (Role::Operator, Privilege::Protect) => true,
+        (Role::ReadOnly | Role::Agent | Role::Link, Privilege::Protect) => false,
         (Role::Operator | Role::ReadOnly | Role::Agent | Role::Link, Privilege::Models | Privilege::Accounts) => false,
     }
 }
@@ -80,6 +84,8 @@ mod tests {
         assert!(may(Role::Operator, Privilege::Write) && !may(Role::Operator, Privilege::Models));
         assert!(may(Role::ReadOnly, Privilege::Read) && !may(Role::ReadOnly, Privilege::Write));
         assert!(may(Role::Link, Privilege::Read) && !may(Role::Link, Privilege::Write));
+        assert!(may(Role::Link, Privilege::Replicate) && !may(Role::Operator, Privilege::Replicate));
+        assert!(may(Role::Operator, Privilege::Protect) && !may(Role::Agent, Privilege::Protect));
         assert!(
             Caller::Anonymous.check(Privilege::Anonymous).is_ok() && Caller::Anonymous.check(Privilege::Read).is_err()
         );

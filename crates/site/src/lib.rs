@@ -40,7 +40,10 @@ pub mod sessions;
 mod site;
 pub mod stamps;
 pub mod table;
+pub mod tasks;
+pub mod times;
 pub mod token;
+pub mod uuid;
 
 pub use inventory::{WriteError, Written, commit_error, deletions, put, update, update_tags};
 pub use operations::{filter_spec, register};

@@ -151,6 +151,19 @@ impl Sessions {
         self.by_key.lock().retain(|_, s| &*s.user != user);
     }
 
+    /// Ends the least recently used sessions of a user until `most` are left: for logins of clients that log in anew for every request, and
+    /// never out.
+    pub fn keep_newest_of(&self, user: &str, most: usize) {
+        let mut by_key = self.by_key.lock();
+        let mut own: Vec<(Instant, SessionKey)> =
+            by_key.iter().filter(|(_, s)| &*s.user == user).map(|(key, s)| (s.used_at, *key)).collect();
+        let too_many = own.len().saturating_sub(most);
+        if too_many > 0 {
+            own.sort_unstable_by_key(|(used_at, _)| *used_at);
+            own[..too_many].iter().for_each(|(_, key)| _ = by_key.remove(key));
+        }
+    }
+
     /// Forgets sessions that have ended, and answers how many go on. For a background loop.
     pub fn sweep(&self) -> usize {
         let mut by_key = self.by_key.lock();
@@ -204,5 +217,8 @@ mod tests {
         assert!(s.find(&a).is_some());
         let c = s.create(&user, Role::Operator).unwrap();
         assert!(s.find(&a).is_some() && s.find(&b).is_none() && s.find(&c).is_some());
+        s.keep_newest_of("other", 0);
+        s.keep_newest_of("a@b", 1);
+        assert!(s.find(&a).is_none() && s.find(&c).is_some());
     }
 }

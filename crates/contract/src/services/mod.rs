@@ -7,12 +7,15 @@ pub mod feed;
 pub mod link_pull;
 pub mod links;
 pub mod models;
+pub mod replication;
+pub mod replication_receive;
 pub mod resource_model;
 pub mod resources;
 pub mod session;
 pub mod site;
 pub mod stats;
 pub mod tagging;
+pub mod tasks;
 
 use crate::structure;
 

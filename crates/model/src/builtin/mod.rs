@@ -4,6 +4,7 @@ mod collectors;
 mod inventory;
 mod links;
 mod own;
+mod replication;
 mod stats;
 
 use std::sync::LazyLock;
@@ -16,6 +17,7 @@ pub use links::{
     TAG_STAMPS,
 };
 pub use own::{ACCOUNT, RESOURCE_MODEL};
+pub use replication::{TASK, VM_REPLICATION};
 pub use stats::{ACQ_SPEC, RESOURCE_ADDRESS, STATS_PROVIDER};
 
 /// The type of tags.
@@ -28,7 +30,8 @@ pub const TAG_CATEGORY: &str = "TagCategory";
 pub const TAGS: &str = "tags";
 
 static MODELS: LazyLock<Vec<ResourceModel>> = LazyLock::new(|| {
-    [inventory::models(), own::models(), stats::models(), links::models(), collectors::models()].concat()
+    let replication = replication::models();
+    [inventory::models(), own::models(), stats::models(), links::models(), collectors::models(), replication].concat()
 });
 
 /// All built-in models.
@@ -58,6 +61,8 @@ pub fn writing_service(resource_type: &str) -> Option<&'static str> {
             Some("com.vmware.vcenter.hvc.links")
         }
         COLLECTOR => Some("lockstep.collectors"),
+        TASK => Some("lockstep.tasks"),
+        VM_REPLICATION => Some("lockstep.replication.vm"),
         LINK_ADMINISTRATORS => Some("com.vmware.vcenter.hvc.management.administrators"),
         _ => None,
     }

@@ -1,0 +1,81 @@
+//! Where a sync reads from: one disk of a machine as it was at one instant.
+
+use std::future::Future;
+use std::pin::Pin;
+
+use bytes::Bytes;
+
+/// Why a disk cannot be read.
+#[derive(Debug, thiserror::Error)]
+#[error("{what}")]
+pub struct SourceError {
+    /// What was tried, and on what.
+    pub what: String,
+    /// Why it failed.
+    #[source]
+    pub source: Option<Box<dyn std::error::Error + Send + Sync>>,
+}
+
+impl SourceError {
+    /// An error without another behind it.
+    pub fn new(what: impl Into<String>) -> Self {
+        Self { what: what.into(), source: None }
+    }
+
+    /// An error with the one behind it.
+    pub fn of(what: impl Into<String>, source: impl std::error::Error + Send + Sync + 'static) -> Self {
+        Self { what: what.into(), source: Some(Box::new(source)) }
+    }
+}
+
+/// What a stretch of a disk holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// Something: it must be read.
+    Data,
+    /// Zeroes.
+    Zero,
+}
+
+/// A stretch of a disk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Extent {
+    /// Where it begins, in bytes.
+    pub offset: u64,
+    /// Its length, in bytes.
+    pub bytes: u64,
+    /// What it holds.
+    pub kind: Kind,
+}
+
+/// Something that a disk is asked for, under way.
+pub type Reading<'a, T> = Pin<Box<dyn Future<Output = Result<T, SourceError>> + Send + 'a>>;
+
+/// One disk of a machine, at one instant.
+pub trait DiskSource: Send + Sync + 'static {
+    /// The size, in bytes.
+    fn bytes(&self) -> u64;
+
+    /// Which stretches there are to ship, by offset and without overlap. What the others hold, [`Unlisted`](crate::ship::Unlisted) says.
+    fn extents(&self) -> Reading<'_, Vec<Extent>>;
+
+    /// So many bytes from `offset` on. Several reads may be under way.
+    fn read(&self, offset: u64, bytes: usize) -> Reading<'_, Bytes>;
+
+    /// The same disk, when it can be read from a file in place: comparing then costs hardly more than hashing.
+    fn local(&self) -> Option<&dyn LocalDisk> {
+        None
+    }
+
+    /// The destination holds this stretch for good: nobody will read it again.
+    fn release(&self, offset: u64, bytes: u64) -> Reading<'_, ()>;
+}
+
+/// A disk that is read from a file. A read waits for the file and nothing else.
+pub trait LocalDisk: Send + Sync {
+    /// Fills the buffer from `offset` on.
+    ///
+    /// # Errors
+    /// [`SourceError`], also for an end before the buffer is full.
+    fn read_at(&self, offset: u64, buffer: &mut [u8]) -> Result<(), SourceError>;
+}

@@ -1,0 +1,240 @@
+//! Syncs that nothing disturbs: what is sent, and what comes of it.
+
+use std::sync::atomic::Ordering;
+
+use lockstep_replication::receive::DRAFTS_MAX;
+use lockstep_replication::ship::{ShipError, Unlisted, abandon, ship};
+
+use crate::pair::store::Trouble;
+use crate::pair::{BLOCK, FileDisk, Machine, Mode, Pair, Random, progress};
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn only_what_changed_and_is_missing_is_sent() {
+    let pair = Pair::start().await;
+    let mut vm = Machine::new(1, &[64 * BLOCK + 512, 10 * BLOCK]);
+    // Nothing at all.
+    let empty = vm.sync(&pair, Mode::Full).await.unwrap();
+    assert_eq!((empty.sent_blocks, empty.changed_blocks, empty.zero_blocks), (0, 0, 75));
+    // Some of everything.
+    vm.churn(60);
+    let first = vm.sync(&pair, Mode::Compare).await.unwrap();
+    assert!(first.sent_blocks > 0 && first.sent_blocks <= first.changed_blocks);
+    // The same again, in every way.
+    for mode in [Mode::Bitmap, Mode::Compare, Mode::Full] {
+        let again = vm.sync(&pair, mode).await.unwrap();
+        assert_eq!((again.sent_blocks, again.changed_blocks), (0, 0), "{mode:?}");
+    }
+    // A little.
+    for mode in [Mode::Bitmap, Mode::Compare, Mode::Full] {
+        vm.churn(5);
+        let little = vm.sync(&pair, mode).await.unwrap();
+        assert!(little.sent_blocks <= 5 && little.changed_blocks <= 5, "{mode:?}: {little:?}");
+    }
+    assert_eq!(pair.store().repeated.load(Ordering::Relaxed), 0, "no block was put twice");
+    assert_eq!(pair.store().draft_count(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn disks_may_grow_shrink_come_and_go() {
+    resize(&Pair::start().await).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn disks_may_do_so_with_the_real_store() {
+    resize(&Pair::start_real().await).await;
+}
+
+async fn resize(pair: &Pair) {
+    // Beyond a leaf of 4096 blocks, most of it holes.
+    let mut vm = Machine::new(2, &[4100 * BLOCK, 20 * BLOCK + 512, BLOCK]);
+    (4000..4100).step_by(7).for_each(|block| vm.write(0, block));
+    vm.churn(20);
+    vm.sync(pair, Mode::Compare).await.unwrap();
+    let resize = |vm: &mut Machine, disk: usize, bytes: usize| vm.disks[disk].resize(bytes, 0);
+    for (disk, bytes) in [
+        (1, 20 * BLOCK + 1024),
+        (1, 30 * BLOCK),
+        (1, 7 * BLOCK + 512),
+        (0, 4097 * BLOCK),
+        (0, 4096 * BLOCK),
+        (0, 100 * BLOCK),
+        (0, 4098 * BLOCK + 512),
+    ] {
+        resize(&mut vm, disk, bytes);
+        vm.churn(3);
+        let shipped = vm.sync(pair, Mode::Compare).await.unwrap();
+        assert!(shipped.changed_blocks < 60, "{disk} {bytes}: {shipped:?}");
+    }
+    vm.disks.pop();
+    vm.changed.pop();
+    vm.sync(pair, Mode::Full).await.unwrap();
+    vm.disks.push(vec![7; 3 * BLOCK]);
+    vm.changed.push(Default::default());
+    vm.sync(pair, Mode::Compare).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn maps_that_are_lost_or_damaged_are_asked_for() {
+    let pair = Pair::start().await;
+    let mut vm = Machine::new(3, &[300 * BLOCK]);
+    vm.churn(200);
+    vm.sync(&pair, Mode::Compare).await.unwrap();
+    let files = || std::fs::read_dir(pair.maps.path().join("1-vm")).unwrap().map(|file| file.unwrap().path());
+    assert_eq!(files().count(), 1, "only the leaves of the last instance are kept");
+    for damage in ["removed", "torn", "flipped"] {
+        for file in files() {
+            match damage {
+                "removed" => std::fs::remove_file(file).unwrap(),
+                "torn" => std::fs::OpenOptions::new().write(true).open(file).unwrap().set_len(100).unwrap(),
+                _ => {
+                    let mut bytes = std::fs::read(&file).unwrap();
+                    bytes[50] ^= 1;
+                    std::fs::write(&file, bytes).unwrap();
+                }
+            }
+        }
+        vm.churn(3);
+        let shipped = vm.sync(&pair, Mode::Bitmap).await.unwrap();
+        assert!(shipped.changed_blocks <= 3, "{damage}");
+        assert_eq!(files().count(), 1);
+    }
+    // And with nowhere to keep them.
+    vm.churn(3);
+    let mut way = pair.way();
+    way.maps = None;
+    let shipped = ship(vm.shipment(Mode::Bitmap), &way, progress()).await.unwrap();
+    vm.committed(&shipped);
+    vm.check(&pair);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_instance_is_of_one_reading() {
+    let pair = Pair::start().await;
+    let mut vm = Machine::new(4, &[10 * BLOCK]);
+    vm.churn(10);
+    let first = vm.shipment(Mode::Full);
+    ship(first.clone(), &pair.way(), progress()).await.unwrap();
+    let mut again = vm.shipment(Mode::Full);
+    again.instance = first.instance.clone();
+    let error = ship(again, &pair.way(), progress()).await.unwrap_err();
+    assert!(matches!(&error, ShipError::Committed(instance) if instance.instance == first.instance), "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_makes_no_sync_is_refused_at_once() {
+    let pair = Pair::start().await;
+    let mut vm = Machine::new(5, &[10 * BLOCK]);
+    vm.churn(10);
+    let attempt = async |vm: &mut Machine, change: &dyn Fn(&mut lockstep_replication::ship::Shipment)| {
+        let mut shipment = vm.shipment(Mode::Full);
+        change(&mut shipment);
+        ship(shipment, &pair.way(), progress()).await.unwrap_err()
+    };
+    let error = attempt(&mut vm, &|s| s.unlisted = Unlisted::Unchanged).await;
+    assert!(matches!(error, ShipError::NoBase), "{error}");
+    let error = attempt(&mut vm, &|s| s.disks.push(s.disks[0].clone())).await;
+    assert!(matches!(error, ShipError::Disks(2)), "{error}");
+    let error = attempt(&mut vm, &|s| s.disks.clear()).await;
+    assert!(matches!(error, ShipError::Disks(0)), "{error}");
+    let error = attempt(&mut vm, &|s| s.instance = "h4replica-x".to_owned()).await;
+    assert!(matches!(error, ShipError::Refused(_)), "{error}");
+    let error = attempt(&mut vm, &|s| s.replication = "../x".to_owned()).await;
+    assert!(matches!(error, ShipError::Replication(_)), "{error}");
+    let error = attempt(&mut vm, &|s| s.replication = "2-vm".to_owned()).await;
+    assert!(error.to_string().contains("no such replication"), "{error}");
+    vm.sync(&pair, Mode::Full).await.unwrap();
+    let error = attempt(&mut vm, &|s| s.base.as_mut().unwrap().root = Some("0".repeat(64))).await;
+    assert!(matches!(error, ShipError::BaseDiffers { .. }), "{error}");
+    let error = attempt(&mut vm, &|s| s.base.as_mut().unwrap().instance = s.instance.clone()).await;
+    assert!(error.to_string().contains("no instance"), "{error}");
+    vm.disks[0].truncate(9 * BLOCK);
+    let error = attempt(&mut vm, &|s| s.unlisted = Unlisted::Unchanged).await;
+    assert!(matches!(error, ShipError::Resized(2000)), "{error}");
+    assert_eq!(pair.store().instances().len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_machine_that_goes_away_leaves_a_draft_and_no_instance() {
+    let pair = Pair::start().await;
+    let mut vm = Machine::new(6, &[640 * BLOCK]);
+    Random::new(6).fill(&mut vm.disks[0]);
+    for attempts in 1..=5 {
+        let mut shipment = vm.shipment(Mode::Full);
+        let disk = FileDisk::new(&vm.disks[0], shipment.disks[0].source.extents().await.unwrap());
+        disk.left.store(28 << 20, Ordering::Relaxed);
+        shipment.disks[0].source = std::sync::Arc::new(disk);
+        let error = ship(shipment, &pair.way(), progress()).await.unwrap_err();
+        assert!(matches!(error, ShipError::Source(_)), "{error}");
+        assert!(pair.store().instances().is_empty());
+        assert_eq!(pair.store().draft_count(), DRAFTS_MAX.min(attempts), "drafts of attempts that failed are few");
+    }
+    let blocks = pair.store().block_count();
+    assert!(blocks > 50, "what arrived is kept");
+    let shipped = vm.sync(&pair, Mode::Full).await.unwrap();
+    assert!(shipped.deduplicated_blocks as usize >= blocks, "and not sent again: {shipped:?}");
+    assert_eq!(pair.store().draft_count(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn drafts_go_when_they_are_abandoned_or_their_replication_is_removed() {
+    let pair = Pair::start().await;
+    let mut vm = Machine::new(8, &[40 * BLOCK]);
+    vm.churn(60);
+    let fail = async |vm: &mut Machine| {
+        let mut shipment = vm.shipment(Mode::Full);
+        let disk = FileDisk::new(&vm.disks[0], shipment.disks[0].source.extents().await.unwrap());
+        disk.left.store(0, Ordering::Relaxed);
+        shipment.disks[0].source = std::sync::Arc::new(disk);
+        ship(shipment.clone(), &pair.way(), progress()).await.unwrap_err();
+        shipment.instance
+    };
+    let instance = fail(&mut vm).await;
+    assert_eq!(pair.store().draft_count(), 1);
+    for _ in 0..2 {
+        abandon(&vm.replication, &instance, &pair.way()).await.unwrap();
+        assert_eq!(pair.store().draft_count(), 0);
+    }
+    fail(&mut vm).await;
+    fail(&mut vm).await;
+    assert_eq!(pair.store().draft_count(), 2);
+    pair.receive().forget("1-other").await.unwrap();
+    assert_eq!(pair.store().draft_count(), 2);
+    pair.receive().forget(&vm.replication).await.unwrap();
+    assert_eq!(pair.store().draft_count(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_full_store_ends_the_sync_and_one_that_is_away_holds_it_up() {
+    let pair = Pair::start().await;
+    let mut vm = Machine::new(9, &[100 * BLOCK]);
+    vm.churn(200);
+    pair.store().trouble(Trouble::Full);
+    let error = vm.sync(&pair, Mode::Full).await.unwrap_err();
+    assert_eq!(error.to_string(), "the destination refuses: the store is full");
+    pair.store().trouble(Trouble::Away);
+    let mut way = pair.way();
+    way.patience = std::time::Duration::from_millis(300);
+    let error = ship(vm.shipment(Mode::Full), &way, progress()).await.unwrap_err();
+    assert!(matches!(&error, ShipError::GaveUp { reason, .. } if reason.contains("cannot be reached")), "{error}");
+    let store = pair.store();
+    let back = tokio::spawn(async move {
+        tokio::time::sleep(std::time::Duration::from_millis(200)).await;
+        store.trouble(Trouble::Nothing);
+    });
+    let shipped = vm.sync(&pair, Mode::Full).await.unwrap();
+    assert!(shipped.breaks > 0);
+    back.await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn blocks_that_vanish_at_the_destination_are_no_instance() {
+    let pair = Pair::start().await;
+    let mut vm = Machine::new(10, &[100 * BLOCK]);
+    vm.churn(200);
+    vm.sync(&pair, Mode::Full).await.unwrap();
+    vm.churn(3);
+    pair.store().lose_blocks();
+    let error = vm.sync(&pair, Mode::Bitmap).await.unwrap_err();
+    assert!(matches!(error, ShipError::BlocksMissing), "{error}");
+    assert_eq!(pair.store().instances().len(), 1);
+}
