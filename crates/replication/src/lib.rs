@@ -15,6 +15,8 @@
 //! * [`frame`]: how blocks travel.
 //! * [`limit`]: memory, turns and bytes a second.
 //!
+//! [`recovered`]: what failovers and their tests make of an instance.
+//!
 //! # Promises
 //! * An instance is there whole or not at all, and what it holds is what the source was: every block is checked against its hash as it
 //!   arrives, and the whole map against the root that the source reckoned.
@@ -33,6 +35,7 @@ mod receive_check;
 mod receive_store;
 pub mod record;
 mod recover;
+pub mod recovered;
 mod schedule;
 mod service;
 mod sessions;

@@ -1,0 +1,137 @@
+//! Making recovered disks independent of the instance.
+//!
+//! A running machine's QEMU copies what its disks lack while the guest works (`block-stream`); those of one that is off are copied by
+//! `qemu-img`. Both go on where an earlier try stopped, since what is copied is in the image, and an image is cut off from the instance only
+//! when it holds everything.
+
+use std::time::Duration;
+
+use lockstep_qemu::qmp::Qmp;
+use serde_json::{Value, json};
+
+use super::error::Error;
+use super::guest::{instance_node, node};
+use super::state::Place;
+
+/// How often a copying QEMU is asked how far it is.
+const POLL_PAUSE: Duration = Duration::from_millis(200);
+
+/// What a running QEMU made of a disk.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Streamed {
+    /// The disk holds everything.
+    Whole,
+    /// QEMU ended; the rest can be copied without it.
+    Ended,
+}
+
+/// Has the disk of a running machine copied. `progress` is told done and all, in QEMU's measure.
+///
+/// # Errors
+/// What QEMU says, such as that the instance cannot be read.
+pub(super) async fn stream(
+    place: &Place,
+    index: usize,
+    progress: &mut (dyn FnMut(u64, u64) + Send),
+) -> Result<Streamed, Error> {
+    let ended = |error: lockstep_qemu::Error| match error {
+        lockstep_qemu::Error::Command { .. }
+        | lockstep_qemu::Error::Busy { .. }
+        | lockstep_qemu::Error::Timeout { .. } => Err(Error::Qemu(error)),
+        _ => Ok(Streamed::Ended),
+    };
+    let streaming = async {
+        let control = Qmp::connect(&place.control()).await?;
+        stream_by(&control, index, progress).await
+    };
+    match streaming.await {
+        Ok(()) => Ok(Streamed::Whole),
+        Err(Error::Qemu(error)) => ended(error),
+        Err(error) => Err(error),
+    }
+}
+
+async fn stream_by(control: &Qmp, index: usize, progress: &mut (dyn FnMut(u64, u64) + Send)) -> Result<(), Error> {
+    let job = format!("stream{index}");
+    let mut is_begun = false;
+    loop {
+        let found = find(&control.execute("query-jobs", Value::Null).await?, &job);
+        match found {
+            // Begun by us before, or by a process before this one.
+            Some(found) => {
+                progress(
+                    found["current-progress"].as_u64().unwrap_or(0),
+                    found["total-progress"].as_u64().unwrap_or(0),
+                );
+                if found["status"] == "concluded" {
+                    control.execute("job-dismiss", json!({"id": job})).await?;
+                    // One that somebody cancelled is begun anew by the next call.
+                    if let Some(reason) = found["error"].as_str() {
+                        return Err(Error::Program {
+                            program: format!("copying {}", node(index)),
+                            reason: reason.into(),
+                        });
+                    }
+                    break;
+                }
+                is_begun = true;
+                tokio::time::sleep(POLL_PAUSE).await;
+            }
+            None if is_begun => break,
+            None => {
+                if !has_below(control, index).await? {
+                    break;
+                }
+                let arguments = json!({"job-id": job, "device": node(index), "auto-dismiss": false});
+                control.execute("block-stream", arguments).await?;
+                is_begun = true;
+            }
+        }
+    }
+    if has_below(control, index).await? {
+        let reason = "the disk still needs the instance".to_owned();
+        return Err(Error::Program { program: format!("copying {}", node(index)), reason });
+    }
+    // Its connection to the server is of no more use. It may have been closed before.
+    match control.execute("blockdev-del", json!({"node-name": instance_node(index)})).await {
+        Ok(_) | Err(lockstep_qemu::Error::Command { .. }) => Ok(()),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Ends a copying that was begun; the disk goes on needing the instance.
+pub(super) async fn cancel(place: &Place, index: usize) -> Result<(), Error> {
+    let control = Qmp::connect(&place.control()).await?;
+    let job = format!("stream{index}");
+    match control.execute("job-cancel", json!({"id": job})).await {
+        // It may just have ended.
+        Ok(_) | Err(lockstep_qemu::Error::Command { .. }) => {}
+        Err(error) => return Err(error.into()),
+    }
+    loop {
+        match find(&control.execute("query-jobs", Value::Null).await?, &job) {
+            None => return Ok(()),
+            Some(job_now) if job_now["status"] == "concluded" => {
+                control.execute("job-dismiss", json!({"id": job})).await?;
+                return Ok(());
+            }
+            Some(_) => tokio::time::sleep(POLL_PAUSE).await,
+        }
+    }
+}
+
+fn find(jobs: &Value, job: &str) -> Option<Value> {
+    jobs.as_array()?.iter().find(|found| found["id"] == job).cloned()
+}
+
+/// Whether a disk has the instance below it.
+async fn has_below(control: &Qmp, index: usize) -> Result<bool, Error> {
+    let nodes = control.execute("query-named-block-nodes", json!({"flat": true})).await?;
+    let node = node(index);
+    let found = nodes.as_array().and_then(|nodes| nodes.iter().find(|found| found["node-name"] == node));
+    let found = found.ok_or_else(|| {
+        let what = format!("node {node}");
+        lockstep_qemu::Error::NoDisk { what }
+    })?;
+    Ok(found["backing_file_depth"].as_u64().unwrap_or(0) > 0)
+}
