@@ -50,4 +50,4 @@ pub use error::Error;
 pub use power::{PoweredOff, power_off};
 pub use process::Process;
 pub use recoveries::{Config, MachineDisks, Observer, Recoveries, SourceDisk, Wanted};
-pub use state::{Hardware, Power, Purpose, RecoveredDisk, Recovery, Step};
+pub use state::{Accelerator, Hardware, Power, Purpose, RecoveredDisk, Recovery, Step};

@@ -88,15 +88,15 @@ async fn stream_by(control: &Qmp, index: usize, progress: &mut (dyn FnMut(u64, u
             }
         }
     }
+    // Its node goes only when nothing reads it: so this is a second witness that the disk is whole, and it ends the connection.
+    if nodes(control).await?.iter().any(|found| found["node-name"] == instance_node(index)) {
+        control.execute("blockdev-del", json!({"node-name": instance_node(index)})).await?;
+    }
     if has_below(control, index).await? {
         let reason = "the disk still needs the instance".to_owned();
         return Err(Error::Program { program: format!("copying {}", node(index)), reason });
     }
-    // Its connection to the server is of no more use. It may have been closed before.
-    match control.execute("blockdev-del", json!({"node-name": instance_node(index)})).await {
-        Ok(_) | Err(lockstep_qemu::Error::Command { .. }) => Ok(()),
-        Err(error) => Err(error.into()),
-    }
+    Ok(())
 }
 
 /// Ends a copying that was begun; the disk goes on needing the instance.
@@ -126,12 +126,22 @@ fn find(jobs: &Value, job: &str) -> Option<Value> {
 
 /// Whether a disk has the instance below it.
 async fn has_below(control: &Qmp, index: usize) -> Result<bool, Error> {
-    let nodes = control.execute("query-named-block-nodes", json!({"flat": true})).await?;
-    let node = node(index);
-    let found = nodes.as_array().and_then(|nodes| nodes.iter().find(|found| found["node-name"] == node));
-    let found = found.ok_or_else(|| {
-        let what = format!("node {node}");
-        lockstep_qemu::Error::NoDisk { what }
-    })?;
-    Ok(found["backing_file_depth"].as_u64().unwrap_or(0) > 0)
+    let what = node(index);
+    let nodes = nodes(control).await?;
+    let found = nodes.iter().find(|found| found["node-name"] == what);
+    let found = found.ok_or(lockstep_qemu::Error::NoDisk { what })?;
+    let depth = found["backing_file_depth"].as_u64();
+    depth.map(|depth| depth > 0).ok_or_else(|| {
+        let reason = "QEMU does not tell what is below a disk".to_owned();
+        Error::Program { program: format!("copying {}", node(index)), reason }
+    })
+}
+
+async fn nodes(control: &Qmp) -> Result<Vec<Value>, Error> {
+    // When it is asked to be flat, it says of every node that nothing is below it.
+    let nodes = control.execute("query-named-block-nodes", json!({"flat": false})).await?;
+    match nodes {
+        Value::Array(nodes) => Ok(nodes),
+        _ => Ok(Vec::new()),
+    }
 }

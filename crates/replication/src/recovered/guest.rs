@@ -17,7 +17,7 @@ use super::error::{Error, io_error};
 use super::exports::{check_socket, export_name};
 use super::image::{Images, escaped, shown};
 use super::process::{Held, Process};
-use super::state::{Hardware, Place, Recovery};
+use super::state::{Accelerator, Hardware, Place, Recovery};
 
 /// How long QEMU may take until it is ready.
 pub(super) const START_LIMIT: Duration = Duration::from_secs(60);
@@ -83,17 +83,47 @@ pub(super) fn check(hardware: &Hardware, disks: usize) -> Result<(), Error> {
     Ok(())
 }
 
+/// A machine that was started.
+pub(super) struct Started {
+    pub(super) process: Process,
+    /// Why it is emulated, and slow, though that was not asked for.
+    pub(super) why_emulated: Option<String>,
+}
+
 /// Starts it; it runs when this returns.
 pub(super) async fn start(
     program: &Path,
+    accelerator: Accelerator,
     images: &Images,
     place: &Place,
     recovery: &Recovery,
-) -> Result<Process, Error> {
+) -> Result<Started, Error> {
     check(&recovery.hardware, recovery.disks.len())?;
     for socket in [place.control(), place.monitor()] {
         check_socket(&socket)?;
     }
+    let run = |accelerator| run(program, accelerator, images, place, recovery);
+    match accelerator {
+        Accelerator::Kvm => Ok(Started { process: run("kvm").await?, why_emulated: None }),
+        Accelerator::Tcg => Ok(Started { process: run("tcg").await?, why_emulated: None }),
+        // QEMU has a fall-back of its own, but not for a KVM that is there and broken, as nested ones are now and then.
+        Accelerator::Any => match run("kvm").await {
+            Ok(process) => Ok(Started { process, why_emulated: None }),
+            Err(Error::Program { reason, .. }) => {
+                Ok(Started { process: run("tcg").await?, why_emulated: Some(reason) })
+            }
+            Err(error) => Err(error),
+        },
+    }
+}
+
+async fn run(
+    program: &Path,
+    accelerator: &str,
+    images: &Images,
+    place: &Place,
+    recovery: &Recovery,
+) -> Result<Process, Error> {
     let pid_file = place.pid_file();
     // One of an earlier start would be taken for this one's.
     match std::fs::remove_file(&pid_file) {
@@ -103,9 +133,10 @@ pub(super) async fn start(
         _ => {}
     }
     let mut command = Command::new(program);
-    command.args(arguments(images, place, recovery)).stdin(Stdio::null()).kill_on_drop(true).env("LC_ALL", "C");
-    // A failure of the first process of two is told by its output; the second one closes it when it is ready.
+    command.args(arguments(accelerator, images, place, recovery));
+    command.stdin(Stdio::null()).kill_on_drop(true).env("LC_ALL", "C");
     let what = program.display().to_string();
+    // What the first of its two processes meets is in its output, which the second one closes when it is ready.
     let output = match tokio::time::timeout(START_LIMIT, command.output()).await {
         Ok(output) => output.map_err(io_error(format!("starting {what}")))?,
         Err(_) => {
@@ -122,14 +153,13 @@ pub(super) async fn start(
     })
 }
 
-fn arguments(images: &Images, place: &Place, recovery: &Recovery) -> Vec<OsString> {
+fn arguments(accelerator: &str, images: &Images, place: &Place, recovery: &Recovery) -> Vec<OsString> {
     let mut all: Vec<OsString> = Vec::new();
     let mut add = |arguments: &[&str]| all.extend(arguments.iter().map(OsString::from));
     let hardware = &recovery.hardware;
     add(&["-name", &format!("lockstep-{}", recovery.replication)]);
     add(&["-no-user-config", "-nodefaults", "-display", "none", "-vga", "std"]);
-    // The first that works: a host without KVM, or that does not let us have it, is slow.
-    add(&["-machine", "pc", "-accel", "kvm", "-accel", "tcg", "-cpu", "max"]);
+    add(&["-machine", "pc", "-accel", accelerator, "-cpu", "max"]);
     add(&["-smp", &hardware.cpus.to_string(), "-m", &format!("{}M", hardware.memory_mib)]);
     match &hardware.bridge {
         None => add(&["-nic", "none"]),

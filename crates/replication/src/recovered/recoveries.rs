@@ -14,11 +14,11 @@ use parking_lot::Mutex;
 use super::copy::{self, Streamed};
 use super::error::Error;
 use super::exports::{Offers, export_name};
-use super::guest;
+use super::guest::{self, Started};
 use super::image::Images;
 use super::power::{PoweredOff, power_off};
 use super::process::{Held, Process};
-use super::state::{Hardware, Place, Power, Purpose, Recovery, Step};
+use super::state::{Accelerator, Hardware, Place, Power, Purpose, Recovery, Step};
 
 /// How long a QEMU whose monitor has closed may take to be gone.
 const GONE_LIMIT: Duration = Duration::from_secs(30);
@@ -32,6 +32,8 @@ pub struct Config {
     pub store: Store,
     /// `qemu-system-x86_64`.
     pub qemu: PathBuf,
+    /// What it is to run machines with.
+    pub accelerator: Accelerator,
     /// `qemu-img`.
     pub qemu_img: PathBuf,
 }
@@ -465,8 +467,11 @@ impl Shared {
         }
         let recovery = self.put(Recovery { step: Step::Ready, ..recovery }).await?;
         if wanted.power_on {
-            unless_cancelled(observer, self.start(recovery)).await?;
-            observer.log("the machine is up".to_owned());
+            let recovery = unless_cancelled(observer, self.start(recovery)).await?;
+            observer.log(match recovery.why_emulated {
+                None => "the machine is up".to_owned(),
+                Some(reason) => format!("the machine is up, but emulated, and slow: {reason}"),
+            });
         }
         Ok(())
     }
@@ -475,8 +480,13 @@ impl Shared {
     pub(super) async fn start(self: &Arc<Self>, recovery: Recovery) -> Result<Recovery, Error> {
         let place = self.place(&recovery.replication);
         let recovery = self.put(Recovery { power: Power::Starting, ..recovery }).await?;
-        match guest::start(&self.config.qemu, &self.images, &place, &recovery).await {
-            Ok(process) => self.put(Recovery { power: Power::On(process), ..recovery }).await,
+        match guest::start(&self.config.qemu, self.config.accelerator, &self.images, &place, &recovery).await {
+            Ok(Started { process, why_emulated }) => {
+                if let Some(reason) = &why_emulated {
+                    tracing::warn!(replication = recovery.replication, reason, "a machine is emulated, and slow");
+                }
+                self.put(Recovery { power: Power::On(process), why_emulated, ..recovery }).await
+            }
             Err(error) => {
                 self.put(Recovery { power: Power::Off, ..recovery }).await?;
                 Err(error)

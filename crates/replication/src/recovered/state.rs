@@ -51,6 +51,17 @@ pub enum Power {
     On(Process),
 }
 
+/// What runs a machine's processors.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Accelerator {
+    /// KVM; emulation when KVM is not there or does not work.
+    Any,
+    /// KVM.
+    Kvm,
+    /// Emulation, which is some ten times slower.
+    Tcg,
+}
+
 /// What a recovered machine has besides disks.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Hardware {
@@ -88,6 +99,8 @@ pub struct Recovery {
     pub step: Step,
     /// Whether it runs.
     pub power: Power,
+    /// Why it is emulated, and slow, since its last start; none when it is not, or is meant to be.
+    pub why_emulated: Option<String>,
     /// What it runs on.
     pub hardware: Hardware,
     /// Its disks, by key.
@@ -111,6 +124,7 @@ impl Recovery {
             purpose,
             step: Step::Preparing,
             power: Power::Off,
+            why_emulated: None,
             hardware,
             disks: instance.disks().map(disk).collect(),
         }

@@ -11,7 +11,9 @@ use std::time::{Duration, Instant};
 
 use lockstep_blocks::format::{block_count, encode_leaf, hash_of, root_hash};
 use lockstep_blocks::{BLOCK_BYTES, Block, DiskSize, Hash, LEAF_BLOCKS, Name, Store};
-use lockstep_replication::recovered::{Config, Hardware, Observer, Power, Process, Purpose, Recoveries, Wanted};
+use lockstep_replication::recovered::{
+    Accelerator, Config, Hardware, Observer, Power, Process, Purpose, Recoveries, Wanted,
+};
 use tempfile::TempDir;
 use tokio::sync::Notify;
 
@@ -135,6 +137,7 @@ impl Site {
             directory: self.recovered(),
             store: self.store.clone(),
             qemu: "qemu-system-x86_64".into(),
+            accelerator: Accelerator::Tcg,
             qemu_img: "qemu-img".into(),
         }
     }
