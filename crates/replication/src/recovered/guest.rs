@@ -206,8 +206,7 @@ fn arguments(accelerator: &str, images: &Images, place: &Place, recovery: &Recov
 
 /// Ends it, whatever it does; it is gone when this returns.
 pub(super) async fn end(process: Process, place: &Place) -> Result<(), Error> {
-    let pid_file = place.pid_file();
-    let Some(held) = Held::new(process, &pid_file)? else { return Ok(()) };
+    let Some(held) = Held::new(process, &place.pid_file())? else { return Ok(()) };
     let quit = async {
         let control = Qmp::connect(&place.control()).await?;
         control.execute("quit", Value::Null).await
@@ -217,7 +216,7 @@ pub(super) async fn end(process: Process, place: &Place) -> Result<(), Error> {
         Ok(Err(error)) => tracing::warn!(%error, pid = process.pid, "QEMU does not quit, and is killed"),
         _ => tracing::warn!(pid = process.pid, "QEMU does not quit in time, and is killed"),
     }
-    Process::kill_all(&pid_file).await
+    held.kill().await
 }
 
 /// Lets a guest go on that was stopped since its disks could not be read.

@@ -1,6 +1,7 @@
 //! Images of recovered disks, by QEMU's own program.
 
 use std::ffi::OsStr;
+use std::future::Future;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
@@ -47,7 +48,7 @@ impl Images {
         command.args(["-q", "-f", "qcow2", "-F", "raw", "-b", &self.url(name, disk), "--"]).arg(path);
         command.arg(bytes.to_string());
         let mut unheard = |_| ();
-        let creating = self.run(command, "qemu-img create", &mut unheard);
+        let creating = self.run(command, "qemu-img create", &mut unheard, std::future::pending());
         tokio::time::timeout(CREATE_LIMIT, creating).await.unwrap_or_else(|_| {
             let reason = format!("it took longer than {CREATE_LIMIT:?}");
             Err(Error::Program { program: "qemu-img create".into(), reason })
@@ -55,15 +56,19 @@ impl Images {
     }
 
     /// Copies what an image that nobody has open lacks of the disk below it, and cuts it off. What was copied by a call that was interrupted
-    /// is not copied again. `progress` is told percents.
+    /// is not copied again. `progress` is told percents. It ends when `stop` does; nobody has the image open then.
+    ///
+    /// # Errors
+    /// [`Error::Cancelled`] when it was to stop, [`Error::Program`].
     pub(super) async fn make_independent(
         &self,
         path: &Path,
         progress: &mut (dyn FnMut(f64) + Send),
+        stop: impl Future<Output = ()>,
     ) -> Result<(), Error> {
         let mut command = self.command("rebase");
         command.args(["-p", "-f", "qcow2", "-b", "", "--"]).arg(path);
-        self.run(command, "qemu-img rebase", progress).await
+        self.run(command, "qemu-img rebase", progress, stop).await
     }
 
     fn command(&self, verb: &str) -> Command {
@@ -72,22 +77,39 @@ impl Images {
         command
     }
 
-    async fn run(&self, mut command: Command, what: &str, progress: &mut (dyn FnMut(f64) + Send)) -> Result<(), Error> {
+    async fn run(
+        &self,
+        mut command: Command,
+        what: &str,
+        progress: &mut (dyn FnMut(f64) + Send),
+        stop: impl Future<Output = ()>,
+    ) -> Result<(), Error> {
         command.stdout(Stdio::piped()).stderr(Stdio::piped());
         let failed = || format!("running {what}");
         let mut child = command.spawn().map_err(io_error(failed()))?;
         let (output, errors) = (child.stdout.take(), child.stderr.take());
         let mut reason = Vec::new();
         // Both at once: a pipe that nobody empties stops the program.
-        let (_, _, ended) = tokio::join!(
-            follow(output, |text| text.rsplit('\r').filter_map(percent).take(1).for_each(&mut *progress)),
-            follow(errors, |text| {
-                let room = REASON_BYTES_MAX.saturating_sub(reason.len());
-                reason.extend(text.bytes().take(room));
-            }),
-            child.wait()
-        );
-        let status = ended.map_err(io_error(failed()))?;
+        let running = async {
+            let (_, _, ended) = tokio::join!(
+                follow(output, |text| text.rsplit('\r').filter_map(percent).take(1).for_each(&mut *progress)),
+                follow(errors, |text| {
+                    let room = REASON_BYTES_MAX.saturating_sub(reason.len());
+                    reason.extend(text.bytes().take(room));
+                }),
+                child.wait()
+            );
+            ended.map_err(io_error(failed()))
+        };
+        let status = tokio::select! {
+            status = running => Some(status?),
+            () = stop => None,
+        };
+        let Some(status) = status else {
+            // It has the image locked until it is gone.
+            child.kill().await.map_err(io_error(failed()))?;
+            return Err(Error::Cancelled);
+        };
         if status.success() {
             return Ok(());
         }

@@ -35,19 +35,16 @@ pub struct Process {
 impl Process {
     /// Of that number, when its arguments name the pid file.
     fn of_number(pid: i32, pid_file: &Path) -> Option<Self> {
-        let arguments = std::fs::read(format!("/proc/{pid}/cmdline")).ok()?;
-        // A dead process that nobody has waited for has no arguments.
-        let mut arguments = arguments.split(|byte| *byte == 0);
-        arguments.find(|argument| *argument == b"-pidfile")?;
-        if arguments.next() != Some(pid_file.as_os_str().as_bytes()) {
-            return None;
+        match names(pid, pid_file)? {
+            Named::Yes => Some(Self { pid, start_ticks: start_ticks(pid)? }),
+            Named::No | Named::Ending => None,
         }
-        Some(Self { pid, start_ticks: start_ticks(pid)? })
     }
 
-    /// Whether it is still there.
+    /// Whether it is still there. One that is ending is: it has no arguments any more, but may still have its images open.
     pub(super) fn is_alive(self, pid_file: &Path) -> bool {
-        Self::of_number(self.pid, pid_file) == Some(self)
+        matches!(names(self.pid, pid_file), Some(Named::Yes | Named::Ending))
+            && start_ticks(self.pid) == Some(self.start_ticks)
     }
 
     /// All that have the pid file among their arguments.
@@ -89,15 +86,32 @@ impl Process {
     /// Kills all that have the pid file among their arguments, and waits until they are gone.
     pub(super) async fn kill_all(pid_file: &Path) -> Result<(), Error> {
         for process in Self::all(pid_file) {
-            let Some(held) = Held::new(process, pid_file)? else { continue };
-            held.kill()?;
-            if !held.has_ended(KILLED_LIMIT).await? {
-                let source = io::Error::from(io::ErrorKind::TimedOut);
-                return Err(Error::Io { what: format!("killing process {}", process.pid), source });
+            if let Some(held) = Held::new(process, pid_file)? {
+                held.kill().await?;
             }
         }
         Ok(())
     }
+}
+
+/// Whether a process names a pid file.
+enum Named {
+    Yes,
+    No,
+    /// It has no arguments any more.
+    Ending,
+}
+
+/// None when there is no such process.
+fn names(pid: i32, pid_file: &Path) -> Option<Named> {
+    let arguments = std::fs::read(format!("/proc/{pid}/cmdline")).ok()?;
+    if arguments.is_empty() {
+        return Some(Named::Ending);
+    }
+    let mut arguments = arguments.split(|byte| *byte == 0);
+    let is_named =
+        arguments.any(|argument| argument == b"-pidfile") && arguments.next() == Some(pid_file.as_os_str().as_bytes());
+    Some(if is_named { Named::Yes } else { Named::No })
 }
 
 /// A process that cannot be mistaken.
@@ -119,10 +133,15 @@ impl Held {
         Ok(Some(Self(Arc::new(held))))
     }
 
-    fn kill(&self) -> Result<(), Error> {
+    /// Kills it; it is gone when this returns.
+    pub(super) async fn kill(&self) -> Result<(), Error> {
         match pidfd_send_signal(&self.0, Signal::KILL) {
-            Ok(()) | Err(Errno::SRCH) => Ok(()),
-            Err(errno) => Err(io_error("killing QEMU")(errno.into())),
+            Ok(()) | Err(Errno::SRCH) => {}
+            Err(errno) => return Err(io_error("killing QEMU")(errno.into())),
+        }
+        match self.has_ended(KILLED_LIMIT).await? {
+            true => Ok(()),
+            false => Err(io_error("killing QEMU")(io::ErrorKind::TimedOut.into())),
         }
     }
 

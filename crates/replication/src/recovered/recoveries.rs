@@ -526,10 +526,7 @@ impl Shared {
             let key = recovery.disks.get(index).map_or(0, |disk| disk.key);
             let path = place.disk(key);
             let mut told = |percent: f64| tell(percent / 100.0);
-            tokio::select! {
-                copied = self.images.make_independent(&path, &mut told) => copied?,
-                () = observer.cancelled() => return Err(Error::Cancelled),
-            }
+            self.images.make_independent(&path, &mut told, observer.cancelled()).await?;
         }
         let mut recovery = self.ready(replication)?;
         if let Some(disk) = recovery.disks.get_mut(index) {

@@ -73,6 +73,12 @@ fn a_failover_that_is_off_holds_what_the_instance_does() {
         let recoveries = site.open().await;
         recoveries.begin(site.wanted(Purpose::Failover, false), Arc::new(())).await.unwrap();
         assert_eq!(recoveries.unfinished(), [REPLICATION]);
+        // Cancelled at the first report, it goes on at once.
+        let cancelling = Arc::new(site::Watcher { is_cancelling: true, ..Default::default() });
+        match recoveries.make_independent(REPLICATION, cancelling).await {
+            Err(Error::Cancelled) | Ok(_) => {}
+            Err(error) => panic!("{error}"),
+        }
         let recovery = recoveries.make_independent(REPLICATION, Arc::new(())).await.unwrap();
         assert!(recovery.is_independent() && recoveries.unfinished().is_empty());
         assert!(!site.is_pinned() && !recoveries.is_served(&name()));
