@@ -45,6 +45,7 @@ mod process;
 mod recoveries;
 mod state;
 mod takeup;
+mod work;
 
 pub use error::Error;
 pub use power::{PoweredOff, power_off};

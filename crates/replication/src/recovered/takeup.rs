@@ -18,8 +18,9 @@ use super::exports::Offers;
 use super::guest;
 use super::image::Images;
 use super::process::Process;
-use super::recoveries::{Config, Recoveries, Shared, blocking};
+use super::recoveries::{Config, Recoveries};
 use super::state::{Place, Power, Recovery, Step, make_private};
+use super::work::{Shared, blocking};
 
 impl Recoveries {
     /// Opens the recoveries of a site, and takes up what a process before this one left.

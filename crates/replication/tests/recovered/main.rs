@@ -8,9 +8,7 @@ mod site;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use lockstep_replication::recovered::{
-    Accelerator, Config, Error, Hardware, Power, PoweredOff, Purpose, Recoveries, power_off,
-};
+use lockstep_replication::recovered::{Accelerator, Config, Error, Hardware, Power, PoweredOff, Purpose, power_off};
 use site::{DISKS, INSTANCE, PATIENCE, REPLICATION, Site, block_on, name, process, run, wait_off, wait_said};
 
 #[test]
@@ -157,8 +155,7 @@ fn a_failover_becomes_independent_while_its_machine_works() {
 fn a_machine_starts_whether_kvm_works_or_not() {
     block_on(async {
         let Some(site) = Site::new() else { return };
-        let config = Config { accelerator: Accelerator::Any, ..site.config() };
-        let recoveries = Recoveries::open(config).await.unwrap();
+        let recoveries = site.open_with(Config { accelerator: Accelerator::Any, ..site.config() }).await;
         let recovery = recoveries.begin(site.wanted(Purpose::Test, true), Arc::new(())).await.unwrap();
         println!("emulated because: {:?}", recovery.why_emulated);
         wait_said(&recoveries, "up Z\n").await;
@@ -189,9 +186,7 @@ fn what_fails_leaves_nothing_behind() {
         assert!(matches!(&error, Error::Program { reason, .. } if reason.contains("bridge")), "{error}");
         site.assert_nothing_left();
         drop(recoveries);
-        let mut config = site.config();
-        config.qemu_img = "/nowhere/qemu-img".into();
-        let recoveries = Recoveries::open(config).await.unwrap();
+        let recoveries = site.open_with(Config { qemu_img: "/nowhere/qemu-img".into(), ..site.config() }).await;
         let error = recoveries.begin(site.wanted(Purpose::Test, true), Arc::new(())).await.unwrap_err();
         assert!(matches!(error, Error::Io { .. }), "{error}");
         site.assert_nothing_left();

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use lockstep_replication::recovered::{Power, Purpose, Step};
 
 use crate::site::{
-    DISKS, PATIENCE, REPLICATION, Site, Watcher, block_on, name, process, processes_of, run, runtime, wait_said,
+    DISKS, PATIENCE, REPLICATION, Site, Watcher, block_on, kill, name, process, run, runtime, wait_said,
 };
 
 #[test]
@@ -80,10 +80,7 @@ fn what_was_begun_is_finished_or_removed() {
         assert_eq!(process(&recoveries), before);
         // Killed before it was started.
         drop(recoveries);
-        run("kill", &["-9", &before.pid.to_string()]);
-        while !processes_of(site.place().to_str().unwrap()).is_empty() {
-            tokio::task::yield_now().await;
-        }
+        kill(before.pid).await;
         site.edit_state(&on, "\"Starting\"");
         let recoveries = site.open().await;
         let after = process(&recoveries);
@@ -91,10 +88,7 @@ fn what_was_begun_is_finished_or_removed() {
         wait_said(&recoveries, "up").await;
         // The host was restarted.
         drop(recoveries);
-        run("kill", &["-9", &after.pid.to_string()]);
-        while !processes_of(site.place().to_str().unwrap()).is_empty() {
-            tokio::task::yield_now().await;
-        }
+        kill(after.pid).await;
         let recoveries = site.open().await;
         let recovery = recoveries.get(REPLICATION).unwrap();
         assert_eq!((recovery.step, recovery.power), (Step::Ready, Power::Off));

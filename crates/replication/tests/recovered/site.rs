@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fs::File;
 use std::future::Future;
 use std::os::unix::fs::FileExt;
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::process::{Command, Stdio};
@@ -142,8 +143,18 @@ impl Site {
         }
     }
 
+    /// Once those of before are gone: a process that is killed closes its socket at once, but what is dropped ends a moment later.
+    pub async fn open_with(&self, config: Config) -> Recoveries {
+        let began = Instant::now();
+        while UnixStream::connect(self.recovered().join("nbd.sock")).is_ok() {
+            assert!(began.elapsed() < PATIENCE, "a server of before listens");
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        Recoveries::open(config).await.unwrap()
+    }
+
     pub async fn open(&self) -> Recoveries {
-        Recoveries::open(self.config()).await.unwrap()
+        self.open_with(self.config()).await
     }
 
     pub fn wanted(&self, purpose: Purpose, power_on: bool) -> Wanted {
@@ -207,6 +218,16 @@ fn boot_sector(directory: &Path) -> [u8; 512] {
     let mut sector = [0; 512];
     File::open(image).unwrap().read_exact_at(&mut sector, 0).unwrap();
     sector
+}
+
+/// Kills a process; it is gone when this returns, though nobody may have asked how it ended.
+pub async fn kill(pid: i32) {
+    run("kill", &["-9", &pid.to_string()]);
+    let began = Instant::now();
+    while std::fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|stat| !stat.contains(") Z ")) {
+        assert!(began.elapsed() < PATIENCE, "{pid} is not gone");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
 }
 
 /// Waits until a machine has said something, and answers all that it said since the last call.
