@@ -65,7 +65,12 @@ impl Disk for InstanceDisk {
 async fn reading<T: Send + 'static>(
     read: impl FnOnce() -> Result<T, lockstep_blocks::Error> + Send + 'static,
 ) -> io::Result<T> {
-    let read = tokio::task::spawn_blocking(read).await.map_err(io::Error::other)?;
+    let read = match tokio::task::spawn_blocking(read).await {
+        Ok(read) => read,
+        // We are ending. Without an answer the reader waits for us to be back; an error it would believe.
+        Err(error) if error.is_cancelled() => return std::future::pending().await,
+        Err(error) => return Err(io::Error::other(error)),
+    };
     read.map_err(|error| {
         tracing::error!(%error, "an instance cannot be read");
         io::Error::other(error)

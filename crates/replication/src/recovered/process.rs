@@ -41,10 +41,9 @@ impl Process {
         }
     }
 
-    /// Whether it is still there. One that is ending is: it has no arguments any more, but may still have its images open.
+    /// Whether it is still there; so it is said to be when that cannot be found out.
     pub(super) fn is_alive(self, pid_file: &Path) -> bool {
-        matches!(names(self.pid, pid_file), Some(Named::Yes | Named::Ending))
-            && start_ticks(self.pid) == Some(self.start_ticks)
+        !matches!(Held::new(self, pid_file), Ok(None))
     }
 
     /// All that have the pid file among their arguments.
@@ -127,7 +126,10 @@ impl Held {
             held => held.map_err(|errno| io_error(what())(errno.into()))?,
         };
         // After it was opened: now its number cannot become another's.
-        if !process.is_alive(pid_file) {
+        let is_it = matches!(names(process.pid, pid_file), Some(Named::Yes | Named::Ending))
+            && start_ticks(process.pid) == Some(process.start_ticks);
+        // It may look dead while one of its threads still has its images open.
+        if !is_it || has_ended(&held, Duration::ZERO)? {
             return Ok(None);
         }
         Ok(Some(Self(Arc::new(held))))
@@ -148,37 +150,32 @@ impl Held {
     /// Whether it is gone, within that time.
     pub(super) async fn has_ended(&self, limit: Duration) -> Result<bool, Error> {
         let held = self.0.clone();
-        let waiting = move || {
-            let until = Instant::now() + limit;
-            loop {
-                let left = until.saturating_duration_since(Instant::now());
-                let left = Timespec {
-                    tv_sec: i64::try_from(left.as_secs()).unwrap_or(i64::MAX),
-                    tv_nsec: left.subsec_nanos().into(),
-                };
-                // It can be read from when the process is gone.
-                match poll(&mut [PollFd::new(&*held, PollFlags::IN)], Some(&left)) {
-                    Ok(ready) => return Ok(ready > 0),
-                    Err(Errno::INTR) => {}
-                    Err(errno) => return Err(io_error("waiting for QEMU's end")(errno.into())),
-                }
-            }
-        };
-        tokio::task::spawn_blocking(waiting).await.unwrap_or(Err(Error::Ended))
+        tokio::task::spawn_blocking(move || has_ended(&held, limit)).await.unwrap_or(Err(Error::Ended))
     }
 }
 
-/// When a process began; none when it is dead.
+fn has_ended(held: &OwnedFd, limit: Duration) -> Result<bool, Error> {
+    let until = Instant::now() + limit;
+    loop {
+        let left = until.saturating_duration_since(Instant::now());
+        let seconds = i64::try_from(left.as_secs()).unwrap_or(i64::MAX);
+        let left = Timespec { tv_sec: seconds, tv_nsec: left.subsec_nanos().into() };
+        // It can be read from when all threads of the process are gone.
+        match poll(&mut [PollFd::new(held, PollFlags::IN)], Some(&left)) {
+            Ok(ready) => return Ok(ready > 0),
+            Err(Errno::INTR) => {}
+            Err(errno) => return Err(io_error("waiting for QEMU's end")(errno.into())),
+        }
+    }
+}
+
+/// When a process began; none when there is none.
 fn start_ticks(pid: i32) -> Option<u64> {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     // The name before may hold anything, brackets too.
     let mut fields = stat.get(stat.rfind(')')? + 1..)?.split_ascii_whitespace();
-    let state = fields.next()?;
-    if matches!(state, "Z" | "X") {
-        return None;
-    }
     // The 22nd field of all, proc_pid_stat(5).
-    fields.nth(18)?.parse().ok()
+    fields.nth(19)?.parse().ok()
 }
 
 #[cfg(test)]

@@ -224,7 +224,13 @@ fn boot_sector(directory: &Path) -> [u8; 512] {
 pub async fn kill(pid: i32) {
     run("kill", &["-9", &pid.to_string()]);
     let began = Instant::now();
-    while std::fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|stat| !stat.contains(") Z ")) {
+    // Its other threads may be there for longer than the first one.
+    let is_there = || {
+        let threads = std::fs::read_dir(format!("/proc/{pid}/task")).map_or(0, Iterator::count);
+        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+        threads > 1 || threads == 1 && !stat.contains(") Z ")
+    };
+    while is_there() {
         assert!(began.elapsed() < PATIENCE, "{pid} is not gone");
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
