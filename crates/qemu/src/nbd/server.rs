@@ -132,6 +132,11 @@ impl Server {
 type Input = BufReader<Box<dyn AsyncRead + Send + Unpin>>;
 type Output = Box<dyn AsyncWrite + Send + Unpin>;
 
+/// The way to a client, shared by its answers. None once a frame was not written whole, as when its task is ended in the middle: what another
+/// answer wrote behind it would be read as the rest of it, and a client that is told nonsense gives up for good, while one that is cut
+/// off comes back.
+type Way = Arc<Mutex<Option<Output>>>;
+
 async fn accept(listener: Listener, exports: Exports, limits: Limits) {
     let places = Arc::new(Semaphore::new(limits.clients));
     let mut clients = JoinSet::new();
@@ -340,7 +345,7 @@ fn meta_contexts(mut data: &[u8]) -> Option<(String, Vec<String>)> {
 async fn serve(input: Input, output: Output, session: Arc<Session>, limits: Limits) -> io::Result<()> {
     let (failed, mut failure) = mpsc::channel(1);
     let mut answers = JoinSet::new();
-    let requests = requests(input, Arc::new(Mutex::new(output)), session, limits, &mut answers, failed);
+    let requests = requests(input, Arc::new(Mutex::new(Some(output))), session, limits, &mut answers, failed);
     tokio::select! {
         ended = requests => ended?,
         Some(error) = failure.recv() => return Err(error),
@@ -352,7 +357,7 @@ async fn serve(input: Input, output: Output, session: Arc<Session>, limits: Limi
 /// Takes requests until the client says goodbye.
 async fn requests(
     mut input: Input,
-    output: Arc<Mutex<Output>>,
+    output: Way,
     session: Arc<Session>,
     limits: Limits,
     answers: &mut JoinSet<()>,
@@ -390,7 +395,7 @@ async fn requests(
 struct Answer {
     request: Request,
     session: Arc<Session>,
-    output: Arc<Mutex<Output>>,
+    output: Way,
 }
 
 impl Answer {
@@ -444,7 +449,8 @@ impl Answer {
         } else {
             self.simple(0, &mut frame);
         }
-        let mut output = self.output.lock().await;
+        let mut way = self.output.lock().await;
+        let mut output = way.take().ok_or_else(torn)?;
         send(&mut output, &[&frame, &data]).await?;
         at += first as u64;
         while at < end {
@@ -453,6 +459,7 @@ impl Answer {
             send(&mut output, &[&data]).await?;
             at += bytes as u64;
         }
+        *way = Some(output);
         Ok(())
     }
 
@@ -530,7 +537,11 @@ impl Answer {
     }
 
     async fn write(&self, parts: &[&[u8]]) -> io::Result<()> {
-        send(&mut *self.output.lock().await, parts).await
+        let mut way = self.output.lock().await;
+        let mut output = way.take().ok_or_else(torn)?;
+        send(&mut output, parts).await?;
+        *way = Some(output);
+        Ok(())
     }
 }
 
@@ -544,6 +555,57 @@ async fn send(output: &mut Output, parts: &[&[u8]]) -> io::Result<()> {
     tokio::time::timeout(SEND_TIMEOUT, writing).await?
 }
 
+fn torn() -> io::Error {
+    io::Error::new(io::ErrorKind::BrokenPipe, "an answer before was not sent whole")
+}
+
 fn invalid(problem: &'static str) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, problem)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    struct Zeroes;
+
+    impl Disk for Zeroes {
+        fn bytes(&self) -> u64 {
+            1 << 20
+        }
+
+        fn read_at(&self, _: u64, bytes: usize) -> Reading<'_, Bytes> {
+            Box::pin(std::future::ready(Ok(vec![0; bytes].into())))
+        }
+
+        fn extents(&self, offset: u64, bytes: u64) -> Reading<'_, Vec<Extent>> {
+            Box::pin(std::future::ready(Ok(vec![Extent { offset, bytes, kind: Kind::Zero }])))
+        }
+    }
+
+    #[tokio::test]
+    async fn nothing_follows_an_answer_that_was_cut_off() {
+        for is_structured in [true, false] {
+            let (mut client, server) = tokio::io::duplex(100);
+            let output: Way = Arc::new(Mutex::new(Some(Box::new(server))));
+            let session = Arc::new(Session { disk: Arc::new(Zeroes), is_structured, has_allocation: false });
+            let answer = |cookie| {
+                let request = Request { flags: 0, command: wire::CMD_READ, cookie, offset: 0, bytes: 4096 };
+                Answer { request, session: session.clone(), output: output.clone() }
+            };
+            let first = answer(1);
+            let cut = tokio::spawn(async move { first.send().await });
+            // It has begun: the rest does not fit into the pipe.
+            let mut begun = [0; 1];
+            client.read_exact(&mut begun).await.unwrap();
+            let second = answer(2);
+            let waiting = tokio::spawn(async move { second.send().await });
+            cut.abort();
+            let error = waiting.await.unwrap().unwrap_err();
+            assert_eq!(error.kind(), io::ErrorKind::BrokenPipe);
+            let mut rest = Vec::new();
+            client.read_to_end(&mut rest).await.unwrap();
+            assert!(rest.len() < 4096);
+        }
+    }
 }
