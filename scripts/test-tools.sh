@@ -18,6 +18,13 @@ if [ -e .tools/sdk/ready ] && ! .tools/sdk/bin/python -c 'import pyVmomi' 2>/dev
     echo "test-tools: no pyVmomi: the test that uses it will be skipped" >&2
 fi
 
+# A server that speaks S3, from PyPI.
+if [ ! -x .tools/moto/bin/moto_server ]; then
+  if ! command -v python3 >/dev/null || ! python3 -m venv .tools/moto || ! .tools/moto/bin/pip install -q 'moto[server]==5.2.5'; then
+    echo "test-tools: no moto: the tests with an object store will be skipped" >&2
+  fi
+fi
+
 # QEMU with its programs for images and its firmware, for the virtual machines that are collected and replicated in tests, and an
 # assembler for the guest of those. All of QEMU must come from the release of what is installed of it, or apt would
 # remove that.

@@ -19,7 +19,8 @@
 //!
 //! An id is the same after a restart of the collector, of the VM, and of the machine; it never holds a pid, and the
 //! machine-id, which is meant to stay private to its machine, is only ever used hashed. The list is the whole truth
-//! about this host: what was in it before and is missing has gone. All but the host itself point to it by `host`, so a
+//! about this host: what was in it before and is missing has gone, but for a virtual machine, which is off then ([`reconcile`]).
+//! All but the host itself point to it by `host`, so a
 //! writer finds what it wrote earlier by that relation.
 //!
 //! It promises:
@@ -40,6 +41,10 @@
 //!
 //! [`reconcile::plan`] compares a reading with what is stored and gives the writes that differ: the collector owns some
 //! properties of its resources, and leaves alone what people and other collectors set.
+//!
+//! # Switching
+//! [`HostReader::switch`] tells the monitor of a QEMU machine to halt it, let it go on, reset or end it. It finds the process and its socket by
+//! itself, so that nothing that is written into an inventory leads it to another.
 //!
 //! # Sampling
 //! A provider keeps a copy of a server's acquisition specifications, reads the counters of the catalogue
@@ -72,4 +77,5 @@ pub mod upstream;
 
 pub use libvirt::{Address as LibvirtAddress, AddressError as LibvirtAddressError};
 pub use observed::Observed;
+pub use qemu::switch::{SwitchAction, SwitchError};
 pub use reader::{HostReader, ReadError};

@@ -2,7 +2,7 @@
 //!
 //! A thread keeps one connection to the daemon, asks for its lifecycle events, and lists the domains at the beginning, after each event,
 //! and once a minute, since not every change of a definition is an event. Readers take the last list: a reading never waits for libvirt. The
-//! socket is the read-only one.
+//! socket is the read-only one; a machine is switched over a connection of its own.
 //!
 //! | module | what |
 //! | --- | --- |
@@ -10,12 +10,14 @@
 //! | `connection` | calls and events |
 //! | `xdr` | how values are laid out |
 //! | `domain` | a definition as a `VirtualMachine` |
+//! | `switch` | starting, stopping and the like |
 //!
 //! While the daemon cannot be asked, the last list is told with [`Domains::is_current`] not true: what is missing from it may exist.
 
 mod address;
 mod connection;
 pub(crate) mod domain;
+mod switch;
 mod xdr;
 
 use std::path::{Path, PathBuf};
@@ -24,8 +26,9 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 pub use self::address::{Address, AddressError};
-use self::connection::{Connection, LibvirtError};
+use self::connection::{Access, Connection, LibvirtError};
 use self::domain::Domain;
+use crate::qemu::switch::{SwitchAction, SwitchError};
 
 /// How often the domains are listed when nothing is said to have happened.
 const LIST_INTERVAL: Duration = Duration::from_secs(60);
@@ -47,6 +50,7 @@ pub(crate) struct Domains {
 /// A libvirt daemon that is followed for as long as this lives.
 #[derive(Debug)]
 pub(crate) struct Libvirt {
+    address: Address,
     // Held for a copy.
     domains: Arc<Mutex<Domains>>,
 }
@@ -55,12 +59,18 @@ impl Libvirt {
     /// Follows the daemon. `changed` is called on a thread after each new list that differs.
     pub(crate) fn follow(address: Address, changed: Box<dyn Fn() + Send>) -> Self {
         let domains = Arc::new(Mutex::new(Domains::default()));
-        let follower = Follower { address, domains: Arc::downgrade(&domains), changed, has_complained: false };
+        let follower =
+            Follower { address: address.clone(), domains: Arc::downgrade(&domains), changed, has_complained: false };
         let spawned = thread::Builder::new().name("libvirt".to_owned()).spawn(move || follower.run());
         if let Err(error) = spawned {
             tracing::warn!(%error, "no thread for libvirt: its virtual machines are not collected");
         }
-        Self { domains }
+        Self { address, domains }
+    }
+
+    /// Switches the domain with a UUID. Blocks for as long as the daemon takes, half a minute a step at most.
+    pub(crate) fn switch(&self, uuid: &str, action: SwitchAction) -> Result<(), SwitchError> {
+        switch::switch(&self.address, uuid, action)
     }
 
     pub(crate) fn domains(&self) -> Domains {
@@ -108,7 +118,7 @@ impl Follower {
 
     /// Ends well when nobody wants to know any more.
     fn keep_listing(&mut self, socket: &Path) -> Result<(), LibvirtError> {
-        let mut connection = Connection::open(socket, self.address.driver())?;
+        let mut connection = Connection::open(socket, self.address.driver(), Access::READ)?;
         // Before the first list, so that nothing happens in between unseen.
         connection.watch()?;
         loop {

@@ -7,4 +7,5 @@ pub(crate) mod image;
 pub(crate) mod monitor;
 pub(crate) mod netdevs;
 pub(crate) mod process;
+pub(crate) mod switch;
 pub(crate) mod vm;

@@ -11,6 +11,7 @@ use crate::host::{self, networks};
 use crate::identity::host_id;
 use crate::libvirt::{self, Libvirt};
 use crate::observed::{Observed, Properties};
+use crate::qemu::switch::{self, SwitchAction, SwitchError};
 use crate::qemu::vm::{self, Answers, Surroundings};
 use crate::tree::Tree;
 
@@ -115,6 +116,26 @@ impl HostReader {
         observed.extend(networks.into_iter().map(|network| network.into_observed(&host_id, &host_name)));
         observed.extend(machines);
         Ok(observed)
+    }
+
+    /// Switches the virtual machine with an id of the inventory, if libvirt here manages it, or a QEMU process of it runs here.
+    ///
+    /// Which process that is, and where its monitor is, is looked up now and not taken from what was read before. It blocks for as long
+    /// as the monitor takes, some ten seconds at most, or the daemon.
+    ///
+    /// # Errors
+    /// [`SwitchError`].
+    pub fn switch(&self, id: &str, action: SwitchAction) -> Result<(), SwitchError> {
+        let observed = self.read().map_err(|_| SwitchError::Unreadable)?;
+        let machine = observed.iter().find(|one| one.resource_type == "VirtualMachine" && one.id == id);
+        let machine = machine.ok_or(SwitchError::NotHere)?;
+        if machine.properties.contains_key("libvirt") {
+            let uuid = id.strip_prefix("vm-").unwrap_or(id);
+            return self.libvirt.as_ref().ok_or(SwitchError::NotHere)?.switch(uuid, action);
+        }
+        let pid = machine.properties.get("qemu").and_then(|qemu| qemu["pid"].as_u64());
+        let pid = pid.and_then(|pid| u32::try_from(pid).ok()).ok_or(SwitchError::NotHere)?;
+        switch::switch(&self.tree, pid, action)
     }
 
     /// The free space to tell: the last one told, until the true one is a step away from it.

@@ -2,6 +2,13 @@
 //!
 //! The collector owns some properties of its resources and leaves all others alone: what people or other collectors set (tags,
 //! annotations, folders) stays. What it owns and does not observe any more is unset.
+//!
+//! # A virtual machine that stops is off, not gone
+//! QEMU's process ends with its machine, and nothing on the host tells whether the machine will be started again. So a machine without a
+//! process keeps its resource, POWERED_OFF, with all that it was made of; only what was its process's goes ([`OF_RUNNING`]). Its id does not
+//! depend on the process, so it is known again when it is started. Its owner says when it is gone for good, by deleting the resource.
+//! Of libvirt's machines the daemon knows which are defined: one that it has no more is deleted. So is what had a number at the end of its id
+//! only because two processes claimed to be the same machine.
 
 use std::collections::{BTreeSet, HashSet};
 
@@ -30,7 +37,7 @@ pub enum Write {
         /// The properties.
         properties: Map<String, Value>,
     },
-    /// A resource of this host that is gone.
+    /// A resource of this host that is gone for good.
     Delete {
         /// The resource's type.
         resource_type: String,
@@ -101,6 +108,9 @@ const HOST: &[&str] = &[
     "libvirt",
 ];
 
+/// What changes of a virtual machine when its process has ended: it is off, and the others, which are the process's, are unset.
+pub const OF_RUNNING: [&str; 5] = ["power_state", "boot_time", "qemu/pid", "qemu/qmp_socket", "qemu/status"];
+
 /// Set when the resource is created, and somebody else's afterwards.
 const ON_CREATE_ONLY: &[&str] = &["in_maintenance_mode"];
 
@@ -126,15 +136,44 @@ pub fn plan(observed: &[Observed], stored: &Stored<'_>, of_host: &OfHost<'_>) ->
         for (resource_type, _) in OF_HOST {
             let missing =
                 of_host(resource_type, &host.id).into_iter().filter(|id| !present.contains(&(resource_type, &**id)));
-            let gone = missing.filter(|id| {
-                let is_of_libvirt = || stored(resource_type, id).is_some_and(|one| one.contains_key("libvirt"));
-                // Nobody but libvirt knows of a machine that does not run.
-                is_libvirt_connected(host) || !is_of_libvirt()
-            });
-            writes.extend(gone.map(|id| Write::Delete { resource_type: resource_type.to_owned(), id }));
+            for id in missing {
+                writes.extend(end(host, resource_type, id, stored));
+            }
         }
     }
     writes
+}
+
+/// What becomes of a resource of the host that was not observed.
+fn end(host: &Observed, resource_type: &str, id: String, stored: &Stored<'_>) -> Option<Write> {
+    let delete = |id| Some(Write::Delete { resource_type: resource_type.to_owned(), id });
+    if resource_type != "VirtualMachine" {
+        return delete(id);
+    }
+    let before = stored(resource_type, &id)?;
+    if before.contains_key("libvirt") {
+        // Nobody but libvirt knows of a machine that does not run.
+        return if is_libvirt_connected(host) { delete(id) } else { None };
+    }
+    let is_second = id.rsplit_once('-').is_some_and(|(plain, number)| {
+        number.bytes().all(|digit| digit.is_ascii_digit()) && stored(resource_type, plain).is_some()
+    });
+    if is_second {
+        return delete(id);
+    }
+    let has = |path: &str| match path.split_once('/') {
+        Some((structure, name)) => before.get(structure).is_some_and(|inner| inner.get(name).is_some()),
+        None => before.contains_key(path),
+    };
+    let mut properties: Map<String, Value> =
+        OF_RUNNING.into_iter().filter(|path| has(path)).map(|path| (path.to_owned(), Value::Null)).collect();
+    if before.get("power_state").and_then(Value::as_str) == Some("POWERED_OFF") {
+        properties.remove("power_state");
+    } else {
+        properties.insert("power_state".to_owned(), "POWERED_OFF".into());
+    }
+    let is_news = !properties.is_empty();
+    is_news.then(|| Write::Patch { resource_type: resource_type.to_owned(), id, properties })
 }
 
 fn is_libvirt_connected(host: &Observed) -> bool {
@@ -215,9 +254,55 @@ mod tests {
             let writes = plan(&[observed("HostSystem", "h", libvirt)], &stored, &of_host);
             writes.into_iter().filter_map(|w| if let Write::Delete { id, .. } = w { Some(id) } else { None }).collect()
         };
-        assert_eq!(deleted(json!({"libvirt": {"connected": true}})), ["of-libvirt", "other"]);
-        assert_eq!(deleted(json!({"libvirt": {"connected": false}})), ["other"]);
-        assert_eq!(deleted(json!({})), ["other"]);
+        assert_eq!(deleted(json!({"libvirt": {"connected": true}})), ["of-libvirt"]);
+        assert!(deleted(json!({"libvirt": {"connected": false}})).is_empty());
+        assert!(deleted(json!({})).is_empty());
+    }
+
+    #[test]
+    fn a_machine_without_a_process_is_off_and_known_again() {
+        let host = json!({"type": "HostSystem", "id": "h"});
+        let here = observed("HostSystem", "h", json!({}));
+        let running = json!({"name": "a", "power_state": "POWERED_ON", "boot_time": "2026-01-01T00:00:00Z", "host": host,
+            "qemu": {"pid": 7, "machine": "q35", "qmp_socket": "/q", "status": "running"}, "tags": []});
+        let off = json!({"name": "a", "power_state": "POWERED_OFF", "host": host, "qemu": {"machine": "q35"}});
+        let id = "vm-6f1c2f44-7a4b-4e0e-9a35-123456789012";
+        let check = |seen: &[Observed], before: &Value, expected: Option<Value>| {
+            let stored = |t: &str, one: &str| (t == "VirtualMachine" && one == id).then(|| object(before.clone()));
+            let of_host = |t: &str, _: &str| if t == "VirtualMachine" { vec![id.to_owned()] } else { Vec::new() };
+            let patch = |writes: Vec<Write>| match &writes[..] {
+                [Write::Create { .. }] => None,
+                [Write::Create { .. }, Write::Patch { properties, .. }] => Some(Value::Object(properties.clone())),
+                [Write::Patch { properties, .. }, ..] => Some(Value::Object(properties.clone())),
+                other => panic!("{other:?}"),
+            };
+            let mut all = vec![here.clone()];
+            all.extend_from_slice(seen);
+            assert_eq!(patch(plan(&all, &stored, &of_host)), expected, "{before}");
+        };
+        let ended = json!({"power_state": "POWERED_OFF", "boot_time": null, "qemu/pid": null, "qemu/qmp_socket": null,
+            "qemu/status": null});
+        check(&[], &running, Some(ended));
+        check(&[], &off, None);
+        let again = observed(
+            "VirtualMachine",
+            id,
+            json!({"name": "a", "power_state": "POWERED_ON", "host": host,
+            "qemu": {"pid": 8, "machine": "q35"}}),
+        );
+        check(&[again], &off, Some(json!({"power_state": "POWERED_ON", "qemu/pid": 8})));
+    }
+
+    #[test]
+    fn a_number_that_told_two_apart_ends_with_its_process() {
+        let stored = |t: &str, id: &str| (t == "VirtualMachine" && id != "vm-x").then(|| object(json!({"name": id})));
+        let of_host = |t: &str, _: &str| match t {
+            "VirtualMachine" => vec!["vm-a-2".to_owned(), "vm-x-2".to_owned()],
+            _ => Vec::new(),
+        };
+        let writes = plan(&[observed("HostSystem", "h", json!({}))], &stored, &of_host);
+        assert!(matches!(&writes[1], Write::Delete { id, .. } if id == "vm-a-2"), "{writes:?}");
+        assert!(matches!(&writes[2], Write::Patch { id, .. } if id == "vm-x-2"), "{writes:?}");
     }
 
     #[test]
@@ -237,8 +322,7 @@ mod tests {
             }
             _ => None,
         };
-        let of_host =
-            |t: &str, _: &str| if t == "VirtualMachine" { vec!["v1".to_owned(), "v3".to_owned()] } else { Vec::new() };
+        let of_host = |t: &str, _: &str| if t == "Network" { vec!["n1".to_owned()] } else { Vec::new() };
         let writes = plan(&seen, &stored, &of_host);
         let changed = object(json!({"kernel/name": null, "kernel/release": "2"}));
         assert_eq!(
@@ -250,7 +334,7 @@ mod tests {
                     id: "v2".into(),
                     properties: seen[2].properties.clone()
                 },
-                Write::Delete { resource_type: "VirtualMachine".into(), id: "v3".into() },
+                Write::Delete { resource_type: "Network".into(), id: "n1".into() },
             ]
         );
     }

@@ -7,7 +7,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
 
-use lockstep_agent::{HostReader, Observed};
+use lockstep_agent::{HostReader, Observed, SwitchAction, SwitchError};
 use tempfile::TempDir;
 
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -161,6 +161,34 @@ fn domains_are_followed_by_events() {
     daemon.tell(&["destroy", "other"]);
     daemon.tell(&["undefine", "other"]);
     followed.wait("other", |machine| machine.is_none());
+}
+
+#[test]
+fn domains_are_switched_by_the_daemon_that_manages_them() {
+    let Some(daemon) = Libvirtd::start() else { return };
+    let followed = Followed::new(&daemon);
+    let id = followed.wait("test", |machine| machine.is_some()).unwrap().id;
+    let switch = |action| followed.reader.switch(&id, action);
+    assert_eq!(switch(SwitchAction::Start), Err(SwitchError::Already));
+    for (action, state) in [
+        (SwitchAction::Suspend, "SUSPENDED"),
+        (SwitchAction::Start, "POWERED_ON"),
+        (SwitchAction::Stop, "POWERED_OFF"),
+        (SwitchAction::Start, "POWERED_ON"),
+        (SwitchAction::Shutdown, "POWERED_OFF"),
+    ] {
+        assert_eq!(switch(action), Ok(()), "{action:?}");
+        followed.wait_for_state("test", state);
+    }
+    assert_eq!(switch(SwitchAction::Stop), Err(SwitchError::Already));
+    assert_eq!(switch(SwitchAction::Reset), Err(SwitchError::NotNow { status: "SHUTOFF".to_owned() }));
+    // Libvirt's test driver resets nothing: what it says is told.
+    assert_eq!(switch(SwitchAction::Start), Ok(()));
+    followed.wait_for_state("test", "POWERED_ON");
+    let reset = switch(SwitchAction::Reset);
+    assert!(matches!(&reset, Ok(()) | Err(SwitchError::Libvirt { .. })), "{reset:?}");
+    let other = followed.reader.switch("vm-00000000-0000-4000-8000-000000000000", SwitchAction::Stop);
+    assert_eq!(other, Err(SwitchError::NotHere));
 }
 
 #[test]

@@ -135,6 +135,10 @@ impl Router {
                     let path = format!("{root}{}", rest.path);
                     add(&mut shapes, &path, method(rest.method), rest.action, Target::Operation(index, space));
                 }
+                if let Some(alias) = rest.alias {
+                    let target = Target::Operation(index, Space::Mapped);
+                    add(&mut shapes, &format!("/rest{alias}"), method(rest.method), None, target);
+                }
             }
             if let Some(rest) = entry.operation.availability {
                 for path in availability::paths(rest.path) {

@@ -12,15 +12,16 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use parking_lot::Mutex;
+use parking_lot::{Condvar, Mutex};
 
 use crate::draft_log::{self, Begun, DraftLog, Record};
 use crate::format::{LEAF_BLOCKS, encode_leaf, hash_of, hex, leaf_blocks, leaf_count, read_hex};
 use crate::index::Hashes;
 use crate::instance::{DiskMap, DiskSize, Instance, InstanceState, root_of};
 use crate::pack::{Block, PLAIN_BYTES_MAX};
-use crate::store::{Store, blocks_of};
+use crate::store::{Store, block_bytes, blocks_of};
 use crate::{BLOCK_BYTES, Error, Hash, Name};
 
 /// Leaves of a draft in memory: 128 KiB each.
@@ -31,19 +32,37 @@ const OPEN_LEAVES_MAX: usize = 64;
 pub struct Draft {
     store: std::sync::Weak<crate::store::Inner>,
     name: Name,
-    number: u64,
-    // Held while the map changes; never while packs are flushed.
+    // Held while the map changes; never while packs are flushed, or the object store is asked for an instance.
     making: Arc<Mutex<Making>>,
+    /// Told when a map may be changed again.
+    released: Arc<Condvar>,
+}
+
+/// A map that nobody changes, because it is being committed.
+struct Held<'a> {
+    draft: &'a Draft,
+    stored_bytes: u64,
+}
+
+impl Drop for Held<'_> {
+    fn drop(&mut self) {
+        self.draft.making.lock().is_held = false;
+        self.draft.released.notify_all();
+    }
 }
 
 struct Making {
     log: DraftLog,
     disks: Vec<DraftDisk>,
     stored_bytes: u64,
+    /// When it was begun or flushed last, in milliseconds since 1970.
+    used_ms: u64,
     /// Blocks that were found or put, and are in no map yet.
     pins: Hashes,
     /// How often the map was changed.
     edits: u64,
+    /// Whether it is being committed: nobody changes the map meanwhile.
+    is_held: bool,
     is_over: bool,
 }
 
@@ -53,8 +72,10 @@ struct DraftDisk {
     blocks: u32,
     leaves: Vec<Hash>,
     open: BTreeMap<u32, Vec<Option<Hash>>>,
-    /// Leaves that differ from the base's, perhaps.
+    /// Leaves that differ from the base's, perhaps, or must.
     changed: BTreeSet<u32>,
+    /// The leaf in which the base's disk ends, or this one, when they do not end alike.
+    resized: Option<u32>,
 }
 
 /// The hash of a leaf of so many blocks of zeroes. It is not stored.
@@ -69,7 +90,7 @@ pub(crate) fn zero_leaf(count: u32) -> Hash {
 
 impl DraftDisk {
     fn new(size: DiskSize, leaves: Vec<Hash>) -> Self {
-        Self { blocks: blocks_of(&size), size, leaves, open: BTreeMap::new(), changed: BTreeSet::new() }
+        Self { blocks: blocks_of(&size), size, leaves, open: BTreeMap::new(), changed: BTreeSet::new(), resized: None }
     }
 
     /// Stores an open leaf.
@@ -118,6 +139,22 @@ impl DraftDisk {
     }
 }
 
+/// The disks that a draft began with; none when the record makes no sense.
+fn begun_disks(begun: &Begun) -> Option<Vec<DraftDisk>> {
+    let disk = |((size, leaves), resized): ((&DiskSize, &Vec<String>), &Option<u32>)| {
+        let leaves: Vec<Hash> = leaves.iter().map(|leaf| read_hex(leaf)).collect::<Option<_>>()?;
+        let is_whole = leaves.len() == leaf_count(blocks_of(size)) as usize;
+        let is_whole = is_whole && resized.is_none_or(|leaf| (leaf as usize) < leaves.len());
+        is_whole.then(|| DraftDisk {
+            changed: resized.iter().copied().collect(),
+            resized: *resized,
+            ..DraftDisk::new(*size, leaves)
+        })
+    };
+    let is_whole = begun.disks.len() == begun.leaves.len() && begun.disks.len() == begun.resized.len();
+    is_whole.then(|| begun.disks.iter().zip(&begun.leaves).zip(&begun.resized).map(disk).collect()).flatten()
+}
+
 impl Making {
     fn disk(&mut self, key: u32) -> Result<&mut DraftDisk, Error> {
         self.disks.iter_mut().find(|disk| disk.size.key == key).ok_or(Error::NoDisk(key))
@@ -143,6 +180,11 @@ impl Draft {
             let common = leaves.len().min(old.leaves.len());
             leaves[..common].copy_from_slice(&old.leaves[..common]);
             let mut disk = DraftDisk::new(*size, leaves);
+            if common > 0 && old.size.bytes != size.bytes {
+                // The block at the shorter one's end has another length.
+                disk.resized = Some(common as u32 - 1);
+                disk.changed.extend(disk.resized);
+            }
             // The last leaf of a disk that was resized has another number of entries.
             let (old_blocks, last) = (blocks_of(&old.size), common.saturating_sub(1) as u32);
             if common > 0 && leaf_blocks(old_blocks, last) != leaf_blocks(blocks, last) {
@@ -160,56 +202,59 @@ impl Draft {
         }
         store.inner.writer.flush()?;
         let leaves = making.iter().map(|disk| disk.leaves.iter().map(hex).collect()).collect();
-        let begun = Begun { version: 1, number, disks: disks.to_vec(), leaves };
+        let resized = making.iter().map(|disk| disk.resized).collect();
+        let begun = Begun { version: 1, number, time_ms: now_ms(), disks: disks.to_vec(), leaves, resized };
         let log = DraftLog::create(&store.inner.writer, name, &begun)?;
-        Ok(Self::new(store, name, number, log, making, stored_bytes))
+        Ok(Self::new(store, name, log, making, stored_bytes, begun.time_ms))
     }
 
-    fn new(store: &Store, name: &Name, number: u64, log: DraftLog, disks: Vec<DraftDisk>, stored_bytes: u64) -> Self {
-        let making = Making { log, disks, stored_bytes, pins: Hashes::default(), edits: 0, is_over: false };
-        Self { store: Arc::downgrade(&store.inner), name: name.clone(), number, making: Arc::new(Mutex::new(making)) }
+    fn new(store: &Store, name: &Name, log: DraftLog, disks: Vec<DraftDisk>, stored_bytes: u64, used_ms: u64) -> Self {
+        let making = Making {
+            log,
+            disks,
+            stored_bytes,
+            used_ms,
+            pins: Hashes::default(),
+            edits: 0,
+            is_held: false,
+            is_over: false,
+        };
+        Self {
+            store: Arc::downgrade(&store.inner),
+            name: name.clone(),
+            making: Arc::new(Mutex::new(making)),
+            released: Arc::default(),
+        }
     }
 
     /// Opens a draft by its log.
     pub(crate) fn open(store: &Store, name: &Name) -> Result<Self, Error> {
-        let (log, records) = DraftLog::open(&*store.inner.storage, name)?;
         let damaged = || Error::Damaged { what: format!("the log of draft {name}") };
-        let mut records = records.into_iter();
-        let Some(Record::Begun(begun)) = records.next() else { return Err(damaged()) };
-        if begun.disks.len() != begun.leaves.len() {
-            return Err(damaged());
-        }
-        let disk = |(size, leaves): (&DiskSize, &Vec<String>)| {
-            let leaves: Vec<Hash> = leaves.iter().map(|leaf| read_hex(leaf)).collect::<Option<_>>()?;
-            let is_whole = leaves.len() == leaf_count(blocks_of(size)) as usize;
-            is_whole.then(|| DraftDisk::new(*size, leaves))
-        };
-        let disks = begun.disks.iter().zip(&begun.leaves).map(disk).collect::<Option<Vec<_>>>().ok_or_else(damaged)?;
-        let draft = Self::new(store, name, begun.number, log, disks, 0);
-        let mut making = draft.making.lock();
-        for record in records {
-            match record {
-                Record::Begun(_) => return Err(damaged()),
-                Record::Stored(bytes) => making.stored_bytes = bytes,
-                Record::Entries(key, entries) => {
-                    let disk = making.disk(key)?;
-                    check_entries(disk, &entries).map_err(|_| damaged())?;
-                    disk.set(store, &entries)?;
-                }
+        let (mut has_begun, mut disks, mut stored_bytes, mut used_ms) = (false, Vec::new(), 0, 0);
+        let log = DraftLog::open(&*store.inner.storage, name, |record| match record {
+            Record::Begun(begun) if !has_begun => {
+                has_begun = true;
+                used_ms = begun.time_ms;
+                disks = begun_disks(&begun).ok_or_else(damaged)?;
+                Ok(())
             }
-        }
-        drop(making);
-        Ok(draft)
+            Record::Begun(_) => Err(damaged()),
+            Record::Flushed(bytes, time_ms) => {
+                (stored_bytes, used_ms) = (bytes, time_ms);
+                Ok(())
+            }
+            Record::Entries(key, entries) => {
+                let disk = disks.iter_mut().find(|disk| disk.size.key == key).ok_or_else(damaged)?;
+                check_entries(disk, &entries).map_err(|_| damaged())?;
+                disk.set(store, &entries).map(drop)
+            }
+        })?;
+        if has_begun { Ok(Self::new(store, name, log, disks, stored_bytes, used_ms)) } else { Err(damaged()) }
     }
 
     /// Its name.
     pub fn name(&self) -> &Name {
         &self.name
-    }
-
-    /// Its place in the order of drafts.
-    pub(crate) fn number(&self) -> u64 {
-        self.number
     }
 
     fn store(&self) -> Result<Store, Error> {
@@ -264,6 +309,10 @@ impl Draft {
     pub fn set(&self, disk: u32, entries: &[(u32, Option<Hash>)]) -> Result<(), Error> {
         let store = self.store()?;
         let mut guard = self.making()?;
+        self.released.wait_while(&mut guard, |making| making.is_held);
+        if guard.is_over {
+            return Err(Error::NoDraft(self.name.clone()));
+        }
         let making = &mut *guard;
         check_entries(making.disk(disk)?, entries)?;
         making.log.append(disk, entries)?;
@@ -285,42 +334,56 @@ impl Draft {
         // Blocks first: a map that is durable must not name what is not.
         store.inner.writer.flush()?;
         let mut making = self.making()?;
-        let stored = making.stored_bytes;
-        making.log.append_stored(stored)?;
+        let (stored, now) = (making.stored_bytes, now_ms());
+        making.log.append_flushed(stored, now)?;
+        making.used_ms = now;
         making.log.flush().inspect_err(|_| store.inner.writer.poison())
     }
 
     /// Makes it an instance, whole or not at all.
     ///
     /// # Errors
-    /// [`Error::RootDiffers`] when the map has another root than `root`, [`Error::BlockMissing`]; the draft is as it was then.
+    /// [`Error::RootDiffers`] when the map has another root than `root`, [`Error::BlockMissing`], [`Error::Invalid`] for a block that is
+    /// shorter or longer than that of the disk; the draft is as it was then. [`Error::Away`], [`Error::Io`]; then it may be tried again.
     pub fn commit(&self, root: &Hash, time_ms: i64) -> Result<Arc<Instance>, Error> {
         let store = self.store()?;
         loop {
             let (disks, edits) = self.checked_map(&store, root)?;
             store.inner.writer.flush()?;
             store.upload()?;
-            // The catalog is locked before a draft, everywhere.
-            let mut catalog = store.inner.catalog.lock();
-            let mut making = self.making()?;
-            if making.edits != edits {
+            let _changing = store.inner.changing.lock();
+            let Some(held) = self.hold(edits)? else {
                 // Somebody has set something meanwhile.
                 continue;
-            }
-            let of_it = catalog.instances.values().filter(|one| one.name.replication() == self.name.replication());
-            let sequence = of_it.map(|one| one.state.sequence).max().unwrap_or(0) + 1;
-            let state = InstanceState { time_ms, sequence, stored_bytes: making.stored_bytes, is_pinned: false };
+            };
+            let of_it = store.instances(self.name.replication());
+            let sequence = of_it.last().map_or(0, |last| last.state.sequence) + 1;
+            let state = InstanceState { time_ms, sequence, stored_bytes: held.stored_bytes, is_pinned: false };
             let instance = Arc::new(Instance { name: self.name.clone(), root: *root, state, disks });
-            store.write_instance(&instance)?;
-            catalog.instances.insert(self.name.clone(), instance.clone());
-            making.is_over = true;
-            catalog.drafts.remove(&self.name);
+            store.write_new_instance(&instance)?;
+            {
+                // Both at once: it is one or the other to whoever looks.
+                let mut catalog = store.inner.catalog.lock();
+                catalog.instances.insert(self.name.clone(), instance.clone());
+                catalog.drafts.remove(&self.name);
+                self.making.lock().is_over = true;
+            }
             // One that stays is removed at the next start.
             if let Err(error) = store.inner.storage.remove(&self.name.file(draft_log::KIND)) {
                 tracing::warn!(%error, draft = %self.name, "the log of a draft that was committed was not removed");
             }
             return Ok(instance);
         }
+    }
+
+    /// Lets nobody change the map until what this answers is dropped; none when it was changed since so many edits.
+    fn hold(&self, edits: u64) -> Result<Option<Held<'_>>, Error> {
+        let mut making = self.making()?;
+        if making.edits != edits {
+            return Ok(None);
+        }
+        making.is_held = true;
+        Ok(Some(Held { draft: self, stored_bytes: making.stored_bytes }))
     }
 
     /// The map, which has the root and all of its blocks, and how often it was changed.
@@ -340,18 +403,23 @@ impl Draft {
         Ok((disks, making.edits))
     }
 
-    /// Whether all blocks of the leaves that it changed are there. Those of the others belong to its base, and stay while it lasts.
+    /// Whether all blocks of the leaves that it changed are there, and as long as the disk's are. Those of the others belong to its base,
+    /// and stay while it lasts.
     fn check_blocks(&self, store: &Store, disk: &DraftDisk) -> Result<(), Error> {
-        for number in &disk.changed {
-            let entries = store.read_leaf(&disk.leaves[*number as usize], disk.blocks, *number)?;
+        let key = disk.size.key;
+        for leaf in &disk.changed {
+            let entries = store.read_leaf(&disk.leaves[*leaf as usize], disk.blocks, *leaf)?;
             let mut index = store.inner.index.write();
-            for (at, hash) in entries.iter().enumerate() {
-                if let Some(hash) = hash
-                    && !index.want(hash)
-                {
-                    // A leaf has at most 4096 entries.
-                    let number = number * LEAF_BLOCKS + at as u32;
-                    return Err(Error::BlockMissing { disk: disk.size.key, number, hash: *hash });
+            for (number, hash) in (leaf * LEAF_BLOCKS..).zip(entries) {
+                let Some(hash) = hash else { continue };
+                if !index.want(&hash) {
+                    return Err(Error::BlockMissing { disk: key, number, hash });
+                }
+                let expected = block_bytes(&disk.size, number);
+                let found = index.places.get(&hash).map_or(0, |place| place.plain_bytes);
+                if found != expected {
+                    let what = format!("block {number} of disk {key} has {found} bytes, not {expected}");
+                    return Err(Error::Invalid(what));
                 }
             }
         }
@@ -365,12 +433,20 @@ impl Draft {
     pub fn abandon(&self) -> Result<(), Error> {
         let store = self.store()?;
         store.inner.writer.check()?;
-        let mut catalog = store.inner.catalog.lock();
+        let _changing = store.inner.changing.lock();
+        drop(self.making()?);
+        store.settle(&self.name)?;
         let mut making = self.making()?;
         store.inner.writer.remove(&self.name.file(draft_log::KIND))?;
         making.is_over = true;
-        catalog.drafts.remove(&self.name);
+        drop(making);
+        store.inner.catalog.lock().drafts.remove(&self.name);
         Ok(())
+    }
+
+    /// How long it has been neither begun nor flushed.
+    pub(crate) fn unused(&self) -> Duration {
+        Duration::from_millis(now_ms().saturating_sub(self.making.lock().used_ms))
     }
 
     /// Another draft has taken its name.
@@ -379,11 +455,21 @@ impl Draft {
     }
 
     /// What garbage collection leaves alone for it: single hashes, and its map as it is.
-    pub(crate) fn needs(&self, mut one: impl FnMut(&Hash), mut leaf: impl FnMut(&Hash, u32, u32)) {
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub(crate) fn needs(
+        &self,
+        store: &Store,
+        mut one: impl FnMut(&Hash),
+        mut leaf: impl FnMut(&Hash, u32, u32),
+    ) -> Result<(), Error> {
         let making = self.making.lock();
         if making.is_over {
-            return;
+            return Ok(());
         }
+        // The map as it is must be the one that is found after a crash: what an older one needs besides is not told.
+        making.log.flush().inspect_err(|_| store.inner.writer.poison())?;
         making.pins.iter().for_each(&mut one);
         for disk in &making.disks {
             for (number, hash) in (0..).zip(&disk.leaves) {
@@ -391,7 +477,15 @@ impl Draft {
             }
             disk.open.values().flatten().flatten().for_each(&mut one);
         }
+        Ok(())
     }
+}
+
+/// Milliseconds since 1970.
+fn now_ms() -> u64 {
+    // A clock that stands before 1970 makes all drafts young.
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(now.as_millis()).unwrap_or(u64::MAX)
 }
 
 fn check_entries(disk: &DraftDisk, entries: &[(u32, Option<Hash>)]) -> Result<(), Error> {

@@ -3,7 +3,9 @@
 //! 1. From now on, what anybody asks for or stores is *wanted* ([`Index::wanted`](crate::index::Index)): it is none.
 //! 2. What instances and drafts need is marked: their leaves, and the blocks that these name.
 //! 3. Each sealed pack is looked at. One of which less than half is needed is emptied: what is needed of it is appended to another
-//!    pack, and flushed; then, in one step under the index's lock, the rest is forgotten; then its file is removed.
+//!    pack; then, in one step under the index's lock, the rest is forgotten. When there are many small packs, these are emptied too, so
+//!    that they become few.
+//! 4. When what was moved is flushed, and in the object store, the files of emptied packs are removed.
 //!
 //! Killed anywhere, it leaves everything that is needed in at least one pack. A draft that begins meanwhile begins as an instance that was
 //! there when marking began, or with what it wants.
@@ -13,11 +15,20 @@ use std::sync::Arc;
 
 use lockstep_storage::StoredFile;
 
-use crate::index::Hashes;
+use crate::index::{Hashes, Index};
 use crate::instance::Instance;
-use crate::pack::{self, Place};
+use crate::pack::{self, Damaged, PACK_BYTES, Place};
 use crate::store::{Store, blocks_of};
 use crate::{Error, Hash, Name};
+
+/// A sealed pack of fewer bytes is small: what is sealed by collections and commits before it is full.
+const SMALL_BYTES: u64 = PACK_BYTES / 4;
+
+/// Most small packs that are left as they are. With more, all of them become one.
+const SMALL_PACKS_MAX: usize = 16;
+
+/// Hashes that are looked up at a time.
+const LOOKED_UP_HASHES: usize = 4096;
 
 /// Records that are moved at a time.
 const MOVED_BYTES: usize = 4 << 20;
@@ -59,6 +70,11 @@ impl Store {
     /// in one of the lists, or is made of what is wanted.
     fn mark(&self) -> Result<Hashes, Error> {
         let (mut instances, drafts): (Vec<Arc<Instance>>, Vec<Name>) = {
+            // What a draft that is about to begin has stored for itself may not be wanted.
+            let _changing = self.inner.changing.lock();
+            if let Some(tier) = &self.inner.tier {
+                tier.settle_all()?;
+            }
             let mut catalog = self.inner.catalog.lock();
             if let Some(name) = catalog.damaged.first() {
                 return Err(Error::Damaged { what: format!("instance {name}") });
@@ -72,10 +88,8 @@ impl Store {
         for name in drafts {
             // Outside of the catalog's lock: a draft may be waiting for its flush.
             if let Some(draft) = self.draft(&name)? {
-                draft.needs(
-                    |hash| _ = needed.insert(*hash),
-                    |leaf, blocks, number| leaves.push((*leaf, blocks, number)),
-                );
+                let one = |hash: &Hash| _ = needed.insert(*hash);
+                draft.needs(self, one, |leaf, blocks, number| leaves.push((*leaf, blocks, number)))?;
             }
         }
         instances.extend(self.inner.catalog.lock().known().cloned());
@@ -96,33 +110,61 @@ impl Store {
     }
 
     fn sweep(&self, sealed: &[u32], needed: &Hashes) -> Result<Collected, Error> {
-        // Of each pack, the bytes that are needed.
-        let mut shares: HashMap<u32, u64> = sealed.iter().map(|number| (*number, 0)).collect();
-        {
-            let index = self.inner.index.read();
-            let is_needed = |hash: &Hash| {
-                needed.contains(hash) || index.wanted.as_ref().is_some_and(|wanted| wanted.contains(hash))
-            };
-            for (_, place) in index.places.iter().filter(|(hash, _)| is_needed(hash)) {
-                if let Some(share) = shares.get_mut(&place.pack) {
-                    *share += place.record_bytes();
-                }
-            }
+        let shares = self.shares(sealed, needed);
+        let bytes_of = |number: u32| self.inner.index.read().packs.get(&number).map(|pack| pack.bytes);
+        let all = shares.into_iter().filter_map(|(number, share)| Some((number, share, bytes_of(number)?)));
+        let (mut chosen, left): (Vec<_>, Vec<_>) = all.partition(|(_, share, bytes)| share * 2 < *bytes || *bytes == 0);
+        let small: Vec<_> = left.into_iter().filter(|(_, _, bytes)| *bytes < SMALL_BYTES).collect();
+        if small.len() > SMALL_PACKS_MAX {
+            chosen.extend(small);
         }
+        chosen.sort_unstable();
         let mut collected = Collected::default();
-        for (number, share) in shares {
-            let Some(bytes) = self.inner.index.read().packs.get(&number).map(|pack| pack.bytes) else { continue };
-            if share * 2 < bytes || bytes == 0 {
-                self.empty(number, bytes, needed, &mut collected)?;
+        let (mut emptied, mut moved) = (Vec::new(), 0);
+        for (number, _, bytes) in chosen {
+            if let Some(of_it) = self.empty(number, needed)? {
+                emptied.push(number);
+                moved += of_it;
+                collected.packs += 1;
+                collected.moved_bytes += of_it;
+                collected.freed_bytes += bytes.saturating_sub(of_it);
+            }
+            // Together, since each upload ends a pack; but not all together, since what goes makes room.
+            if moved >= PACK_BYTES {
+                self.remove_emptied(&mut emptied)?;
+                moved = 0;
             }
         }
+        self.remove_emptied(&mut emptied)?;
         Ok(collected)
     }
 
-    /// Moves what is needed of a pack, and removes it.
-    fn empty(&self, number: u32, bytes: u64, needed: &Hashes, collected: &mut Collected) -> Result<(), Error> {
+    /// Of each pack, the bytes that are needed.
+    fn shares(&self, sealed: &[u32], needed: &Hashes) -> HashMap<u32, u64> {
+        let mut shares: HashMap<u32, u64> = sealed.iter().map(|number| (*number, 0)).collect();
+        let mut count = |index: &Index, hash: &Hash| {
+            if let Some(place) = index.places.get(hash)
+                && let Some(share) = shares.get_mut(&place.pack)
+            {
+                *share += place.record_bytes();
+            }
+        };
+        // A few at a time: writers wait for the index meanwhile.
+        let mut rest = needed.iter().peekable();
+        while rest.peek().is_some() {
+            let index = self.inner.index.read();
+            rest.by_ref().take(LOOKED_UP_HASHES).for_each(|hash| count(&index, hash));
+        }
+        let index = self.inner.index.read();
+        let wanted = index.wanted.iter().flatten().filter(|hash| !needed.contains(*hash));
+        wanted.for_each(|hash| count(&index, hash));
+        shares
+    }
+
+    /// Moves what is needed of a pack, and forgets the rest. Answers the bytes that were moved; none when a damaged block keeps the pack.
+    fn empty(&self, number: u32, needed: &Hashes) -> Result<Option<u64>, Error> {
         let Some(file) = self.inner.index.read().packs.get(&number).map(|pack| pack.file.clone()) else {
-            return Ok(());
+            return Ok(None);
         };
         let all = self.records(number, &*file)?;
         let mut moved = 0;
@@ -140,34 +182,46 @@ impl Store {
                     for (hash, _) in &left {
                         index.places.remove(hash);
                     }
-                    index.packs.remove(&number);
-                    break;
+                    return Ok(Some(moved));
                 }
                 here
             };
             let mut batch = Vec::new();
             for (hash, place) in here {
-                let Ok(block) = place.read_stored(&*file, &hash) else {
-                    tracing::error!(pack = number, "a block is damaged: its pack is kept");
-                    return Ok(());
-                };
-                batch.push(block);
+                match place.read_stored(&*file, &hash) {
+                    Ok(block) => batch.push(block),
+                    Err(Damaged::Record | Damaged::Content) => {
+                        tracing::error!(pack = number, "a block is damaged: its pack is kept");
+                        return Ok(None);
+                    }
+                    Err(Damaged::Unreadable(source)) => {
+                        let what = format!("reading {}", self.inner.storage.shown(&pack::file_name(number)));
+                        return Err(Error::Io { what, source });
+                    }
+                }
                 if batch.iter().map(|block| block.bytes.len()).sum::<usize>() >= MOVED_BYTES {
                     moved += self.inner.writer.move_here(&self.inner.index, &batch)?;
                     batch.clear();
                 }
             }
             moved += self.inner.writer.move_here(&self.inner.index, &batch)?;
-            self.inner.writer.flush()?;
-            self.upload()?;
         }
-        match self.inner.tier.as_ref().filter(|tier| tier.has(number)) {
-            Some(tier) => tier.remove_pack(&*self.inner.storage, number)?,
-            None => self.inner.writer.remove(&pack::file_name(number))?,
+    }
+
+    /// Removes packs of which nothing is needed, when what was moved from them is durable.
+    fn remove_emptied(&self, emptied: &mut Vec<u32>) -> Result<(), Error> {
+        if emptied.is_empty() {
+            return Ok(());
         }
-        collected.packs += 1;
-        collected.moved_bytes += moved;
-        collected.freed_bytes += bytes.saturating_sub(moved);
+        self.inner.writer.flush()?;
+        self.upload()?;
+        for number in emptied.drain(..) {
+            match self.inner.tier.as_ref().filter(|tier| tier.has(number)) {
+                Some(tier) => tier.remove_pack(&*self.inner.storage, number)?,
+                None => self.inner.writer.remove(&pack::file_name(number))?,
+            }
+            self.inner.index.write().packs.remove(&number);
+        }
         Ok(())
     }
 

@@ -11,6 +11,7 @@
 //! | `pack.<number>` | blocks and leaves, each with its hash | `pack.rs` |
 //! | `instance.<replication>.<instance>` | an instance: its disks, and the hashes of their leaves | `instance.rs` |
 //! | `draft.<replication>.<instance>` | an instance in the making, as a log | `draft_log.rs` |
+//! | `owner`, `footer.<number>` | with an object store: whose it is, and what its packs have | `tier.rs` |
 //! | `lock` | nothing: whoever uses the store locks it | |
 //!
 //! ```text
@@ -34,7 +35,11 @@
 //!
 //! # What may run at the same time
 //! All calls may, from any thread. Writers append to one pack, one after the other; flushes that wait for the same bytes share one. One
-//! collection of garbage runs at a time, beside everything else. Two processes cannot open one store.
+//! collection of garbage runs at a time, beside everything else. Instances and drafts come and go one at a time: while an object store is
+//! away, who begins, commits, pins or removes waits, for two minutes at most each; who looks up, puts, sets, flushes or reads locally does
+//! not. Two processes cannot open one store.
+//!
+//! Locks are taken in this order: collecting, changing, the catalog, a draft; then the writer's state, then the index.
 
 mod draft;
 mod draft_log;

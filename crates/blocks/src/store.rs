@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fs::File;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use lockstep_storage::{Directory, Storage};
@@ -11,14 +12,14 @@ use parking_lot::{Mutex, RwLock};
 
 use crate::draft::{self, Draft};
 use crate::draft_log;
-use crate::format::{DISK_BYTES_MAX, block_count, decode_leaf, leaf_blocks};
+use crate::format::{DISK_BYTES_MAX, block_count, decode_leaf, encode_leaf, leaf_blocks};
 use crate::index::Index;
 use crate::instance::{self, DiskSize, Instance};
 use crate::pack::{self, Damaged};
 use crate::remote::Remote;
 use crate::tier::Tier;
 use crate::writer::Writer;
-use crate::{Error, Hash, Name, Rule, expired};
+use crate::{BLOCK_BYTES, Error, Hash, Name, Rule, expired};
 
 /// Most disks of an instance.
 const DISKS_MAX: usize = 64;
@@ -36,7 +37,10 @@ pub(crate) struct Inner {
     pub(crate) tier: Option<Tier>,
     // Held for look-ups, never while a file is read.
     pub(crate) index: RwLock<Index>,
-    // Held for look-ups, and while an instance's file changes.
+    /// Held while instances and drafts come, change and go, with all that this reads and writes, also in the object store.
+    // Locked first of all, but for `collecting`.
+    pub(crate) changing: Mutex<()>,
+    // Held for look-ups, never while a file is read or written. Locked before a draft.
     pub(crate) catalog: Mutex<Catalog>,
     /// Held by the one collection of garbage that is under way.
     pub(crate) collecting: Mutex<()>,
@@ -61,10 +65,15 @@ pub(crate) struct Catalog {
     pub(crate) leaving: Vec<Arc<Instance>>,
     /// Instances whose files are damaged: nobody knows what they need.
     pub(crate) damaged: Vec<Name>,
-    /// Those that were not used since the start are not opened yet.
-    pub(crate) drafts: BTreeMap<Name, Option<Draft>>,
-    /// Drafts so far: their order.
-    pub(crate) draft_numbers: u64,
+    pub(crate) drafts: BTreeMap<Name, DraftPlace>,
+}
+
+/// A draft that there is.
+pub(crate) struct DraftPlace {
+    /// Its place in the order of drafts.
+    number: u64,
+    /// None until it is used for the first time since the start.
+    draft: Option<Draft>,
 }
 
 impl Catalog {
@@ -120,7 +129,7 @@ impl Store {
     fn open_in(storage: Arc<dyn Storage>, remote: Option<Arc<dyn Remote>>, lock: Option<File>) -> Result<Self, Error> {
         let tier = remote.map(|remote| Tier::open(remote, &*storage)).transpose()?;
         if let Some(tier) = &tier {
-            tier.fetch_instances(&*storage, instance::KIND)?;
+            tier.fetch_instances(&*storage)?;
         }
         let (mut index, mut catalog, mut packs) = (Index::default(), Catalog::default(), Vec::new());
         for file in storage.list().map_err(Error::io("listing the store"))? {
@@ -136,7 +145,15 @@ impl Store {
                     Err(error) => return Err(error),
                 }
             } else if let Some(name) = Name::of_file(&file, draft_log::KIND) {
-                catalog.drafts.insert(name, None);
+                match draft_log::begun(&*storage, &name)? {
+                    Some(begun) => {
+                        drop(catalog.drafts.insert(name, DraftPlace { number: begun.number, draft: None }));
+                    }
+                    None => {
+                        tracing::warn!(draft = %name, "a draft is dropped: it never began, or is damaged");
+                        storage.remove(&file).map_err(Error::io(format!("removing {file}")))?;
+                    }
+                }
             } else if file.starts_with("writing.") || file.starts_with("beginning.") {
                 storage.remove(&file).map_err(Error::io(format!("removing {file}")))?;
             }
@@ -177,35 +194,12 @@ impl Store {
             writer,
             tier,
             index: RwLock::new(index),
+            changing: Mutex::new(()),
             catalog: Mutex::new(catalog),
             collecting: Mutex::new(()),
             _lock: lock,
         };
-        let store = Self { inner: Arc::new(inner) };
-        store.number_drafts();
-        Ok(store)
-    }
-
-    /// New drafts come behind those that are there.
-    fn number_drafts(&self) {
-        let names: Vec<Name> = self.inner.catalog.lock().drafts.keys().cloned().collect();
-        for name in names {
-            match self.draft(&name) {
-                Ok(Some(draft)) => {
-                    let mut catalog = self.inner.catalog.lock();
-                    catalog.draft_numbers = catalog.draft_numbers.max(draft.number() + 1);
-                }
-                Ok(None) => {}
-                Err(error) => {
-                    // It never began, or cannot be read: its source begins anew.
-                    tracing::warn!(%error, draft = %name, "a draft is dropped");
-                    self.inner.catalog.lock().drafts.remove(&name);
-                    if let Err(error) = self.inner.storage.remove(&name.file(draft_log::KIND)) {
-                        tracing::warn!(%error, draft = %name, "a draft that cannot be read was not removed");
-                    }
-                }
-            }
-        }
+        Ok(Self { inner: Arc::new(inner) })
     }
 
     /// What the store holds.
@@ -259,8 +253,15 @@ impl Store {
     /// # Errors
     /// [`Error::NoInstance`], [`Error::NoDisk`], [`Error::Invalid`] behind the disk's end, and what reading meets.
     pub fn leaf(&self, name: &Name, disk: u32, number: u32) -> Result<Bytes, Error> {
-        let hash = self.leaf_hashes(name, disk, number, 1)?;
-        let hash = hash.first().ok_or_else(|| Error::Invalid(format!("disk {disk} has no leaf {number}")))?;
+        let instance = self.instance(name).ok_or_else(|| Error::NoInstance(name.clone()))?;
+        let map = instance.disk(disk)?;
+        let hash = map.leaves.get(number as usize);
+        let hash = hash.ok_or_else(|| Error::Invalid(format!("disk {disk} has no leaf {number}")))?;
+        let count = leaf_blocks(blocks_of(&map.size), number);
+        // Leaves of zeroes are not stored.
+        if *hash == draft::zero_leaf(count) {
+            return Ok(encode_leaf(&vec![None; count as usize]).into());
+        }
         self.read(hash)
     }
 
@@ -271,51 +272,88 @@ impl Store {
     /// are none.
     pub fn begin(&self, name: &Name, base: Option<&Name>, disks: &[DiskSize]) -> Result<Draft, Error> {
         check_disks(disks)?;
-        let mut catalog = self.inner.catalog.lock();
-        if catalog.instances.contains_key(name) {
-            return Err(Error::Exists(name.clone()));
-        }
-        let find = |base: &Name| catalog.instances.get(base).cloned().ok_or_else(|| Error::NoInstance(base.clone()));
-        let base = base.map(find).transpose()?;
-        let number = catalog.draft_numbers;
+        let _changing = self.inner.changing.lock();
+        let (base, number) = {
+            let catalog = self.inner.catalog.lock();
+            if catalog.instances.contains_key(name) {
+                return Err(Error::Exists(name.clone()));
+            }
+            let find =
+                |base: &Name| catalog.instances.get(base).cloned().ok_or_else(|| Error::NoInstance(base.clone()));
+            let last = catalog.drafts.values().map(|place| place.number).max();
+            (base.map(find).transpose()?, last.map_or(0, |last| last + 1))
+        };
+        self.settle(name)?;
         let draft = Draft::begin(self, name, base.as_deref(), disks, number)?;
-        catalog.draft_numbers += 1;
-        if let Some(Some(before)) = catalog.drafts.insert(name.clone(), Some(draft.clone())) {
+        let place = DraftPlace { number, draft: Some(draft.clone()) };
+        let before = self.inner.catalog.lock().drafts.insert(name.clone(), place);
+        if let Some(before) = before.and_then(|before| before.draft) {
             before.end();
         }
         Ok(draft)
     }
 
-    /// A draft that was begun, also before a restart.
+    /// A draft that was begun, also before a restart. One whose log is damaged is dropped: its source begins anew.
     ///
     /// # Errors
-    /// What reading its log meets.
+    /// What reading its log meets; [`Error::Full`] when there is no room for the leaves that it has.
     pub fn draft(&self, name: &Name) -> Result<Option<Draft>, Error> {
-        match self.inner.catalog.lock().drafts.get(name) {
+        let known = || self.inner.catalog.lock().drafts.get(name).map(|place| place.draft.clone());
+        match known() {
             None => return Ok(None),
-            Some(Some(draft)) => return Ok(Some(draft.clone())),
+            Some(Some(draft)) => return Ok(Some(draft)),
             Some(None) => {}
         }
-        // Outside of the catalog's lock: leaves are read.
-        let opened = Draft::open(self, name)?;
-        Ok(self.inner.catalog.lock().drafts.get_mut(name).map(|place| place.get_or_insert(opened).clone()))
+        // One opens it: an open log has one end.
+        let _changing = self.inner.changing.lock();
+        match known() {
+            None => return Ok(None),
+            Some(Some(draft)) => return Ok(Some(draft)),
+            Some(None) => {}
+        }
+        match Draft::open(self, name) {
+            Ok(opened) => {
+                if let Some(place) = self.inner.catalog.lock().drafts.get_mut(name) {
+                    place.draft = Some(opened.clone());
+                }
+                Ok(Some(opened))
+            }
+            Err(Error::Damaged { what }) => {
+                tracing::warn!(what, draft = %name, "a draft is dropped: it is damaged");
+                self.inner.writer.remove(&name.file(draft_log::KIND))?;
+                self.inner.catalog.lock().drafts.remove(name);
+                Ok(None)
+            }
+            Err(error) => Err(error),
+        }
     }
 
     /// The drafts of a replication, the oldest first.
+    pub fn drafts(&self, replication: &str) -> Vec<Name> {
+        let catalog = self.inner.catalog.lock();
+        let of_it = catalog.drafts.iter().filter(|(name, _)| name.replication() == replication);
+        let mut drafts: Vec<_> = of_it.map(|(name, place)| (place.number, name.clone())).collect();
+        drafts.sort_unstable();
+        drafts.into_iter().map(|(_, name)| name).collect()
+    }
+
+    /// Abandons the drafts that were neither begun nor flushed for so long: their sources do not come back. Answers which.
     ///
     /// # Errors
-    /// What reading their logs meets.
-    pub fn drafts(&self, replication: &str) -> Result<Vec<Name>, Error> {
-        let names: Vec<Name> = {
-            let catalog = self.inner.catalog.lock();
-            catalog.drafts.keys().filter(|name| name.replication() == replication).cloned().collect()
-        };
-        let mut drafts = Vec::new();
+    /// As of [`Store::draft`] and [`Draft::abandon`]; some may be gone then.
+    pub fn drop_old_drafts(&self, age: Duration) -> Result<Vec<Name>, Error> {
+        let names: Vec<Name> = self.inner.catalog.lock().drafts.keys().cloned().collect();
+        let mut dropped = Vec::new();
         for name in names {
-            drafts.extend(self.draft(&name)?.map(|draft| (draft.number(), name)));
+            let Some(draft) = self.draft(&name)?.filter(|draft| draft.unused() >= age) else { continue };
+            match draft.abandon() {
+                Ok(()) => dropped.push(name),
+                // Somebody was faster.
+                Err(Error::NoDraft(_)) => {}
+                Err(error) => return Err(error),
+            }
         }
-        drafts.sort_unstable();
-        Ok(drafts.into_iter().map(|(_, name)| name).collect())
+        Ok(dropped)
     }
 
     /// Removes an instance. Its blocks go with the next collection of garbage; who reads it reads on.
@@ -324,17 +362,15 @@ impl Store {
     /// [`Error::NoInstance`], [`Error::Io`].
     pub fn remove(&self, name: &Name) -> Result<(), Error> {
         self.inner.writer.check()?;
-        let mut catalog = self.inner.catalog.lock();
-        if !catalog.instances.contains_key(name) {
-            return Err(Error::NoInstance(name.clone()));
-        }
+        let _changing = self.inner.changing.lock();
+        self.instance(name).ok_or_else(|| Error::NoInstance(name.clone()))?;
         if let Some(tier) = &self.inner.tier {
-            tier.remove_instance(&name.file(instance::KIND))?;
+            tier.remove_instance(name)?;
         }
         self.inner.writer.remove(&name.file(instance::KIND))?;
-        if let Some(instance) = catalog.instances.remove(name) {
-            catalog.leaving.push(instance);
-        }
+        let mut catalog = self.inner.catalog.lock();
+        let removed = catalog.instances.remove(name);
+        catalog.leaving.extend(removed);
         Ok(())
     }
 
@@ -344,11 +380,12 @@ impl Store {
     /// [`Error::NoInstance`], [`Error::Io`].
     pub fn pin(&self, name: &Name, is_pinned: bool) -> Result<(), Error> {
         self.inner.writer.check()?;
-        let mut catalog = self.inner.catalog.lock();
-        let found = catalog.instances.get(name).ok_or_else(|| Error::NoInstance(name.clone()))?;
-        let mut changed = Instance::clone(found);
+        let _changing = self.inner.changing.lock();
+        let found = self.instance(name).ok_or_else(|| Error::NoInstance(name.clone()))?;
+        let mut changed = Instance::clone(&found);
         changed.state.is_pinned = is_pinned;
         self.write_instance(&changed)?;
+        let mut catalog = self.inner.catalog.lock();
         // Whoever reads the instance holds the one from before.
         let before = catalog.instances.insert(name.clone(), Arc::new(changed));
         catalog.leaving.extend(before);
@@ -369,9 +406,23 @@ impl Store {
     /// Writes the file of an instance, here and in the object store, which comes first: it counts.
     pub(crate) fn write_instance(&self, instance: &Instance) -> Result<(), Error> {
         if let Some(tier) = &self.inner.tier {
-            tier.put_instance(&instance.name.file(instance::KIND), instance.encode()?.into())?;
+            tier.put_instance(&instance.name, instance.encode()?.into())?;
         }
         instance.write(&self.inner.writer)
+    }
+
+    /// As above, of an instance that there was not before: when this fails, it must not come back from the object store.
+    pub(crate) fn write_new_instance(&self, instance: &Instance) -> Result<(), Error> {
+        let written = self.write_instance(instance);
+        if let Some(tier) = &self.inner.tier {
+            tier.doubt(&instance.name, written.is_err());
+        }
+        written
+    }
+
+    /// Makes sure that the object store has no instance of a commit that failed.
+    pub(crate) fn settle(&self, name: &Name) -> Result<(), Error> {
+        self.inner.tier.as_ref().map_or(Ok(()), |tier| tier.settle(name))
     }
 
     /// Brings all that was stored so far to the object store, when there is one.
@@ -477,4 +528,11 @@ fn open_pack(storage: &dyn Storage, number: u32, index: &mut Index) -> Result<()
 /// The number of blocks of a disk.
 pub(crate) fn blocks_of(disk: &DiskSize) -> u32 {
     block_count(disk.bytes)
+}
+
+/// The length of a block of a disk: that of the last one ends with the disk.
+pub(crate) fn block_bytes(disk: &DiskSize, number: u32) -> u32 {
+    let left = disk.bytes.saturating_sub(u64::from(number) * BLOCK_BYTES as u64);
+    // At most BLOCK_BYTES.
+    left.min(BLOCK_BYTES as u64) as u32
 }

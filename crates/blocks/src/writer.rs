@@ -13,6 +13,9 @@ use crate::index::{Hashes, Index};
 use crate::pack::{self, Block, Entries, HEAD_BYTES, PACK_BYTES, Place};
 use crate::{Error, Hash};
 
+/// Bytes that are written at a time. What is copied should be in the processor's cache still when it is written.
+const WRITE_BYTES: usize = 1 << 20;
+
 /// The pack that is appended to.
 struct Open {
     number: u32,
@@ -99,13 +102,15 @@ impl Writer {
     fn write(&self, state: &mut State, index: &RwLock<Index>, missing: &[&Block]) -> Result<u64, Error> {
         let mut stored = 0;
         let mut rest = missing;
+        let mut bytes = Vec::new();
         while !rest.is_empty() {
+            bytes.clear();
             let open = self.opened(state, index)?;
             let room = PACK_BYTES.saturating_sub(open.end);
-            let mut bytes = Vec::new();
             let mut places: Vec<(Hash, Place)> = Vec::new();
             while let Some((block, behind)) = rest.split_first() {
-                if !places.is_empty() && bytes.len() as u64 + block.record_bytes() > room {
+                let is_full = bytes.len() >= WRITE_BYTES || bytes.len() as u64 + block.record_bytes() > room;
+                if !places.is_empty() && is_full {
                     break;
                 }
                 // Packs end far below 4 GiB, and records have at most 128 KiB.

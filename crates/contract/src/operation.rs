@@ -65,12 +65,14 @@ pub struct Rest {
     pub body: Option<&'static str>,
     /// Names of query parameters that differ from the field's: (query name, dotted path of the field).
     pub query: &'static [(&'static str, &'static str)],
+    /// Another path under `/rest`, without an action, for clients that put the action there, e.g. `/vcenter/vm/{vm}/power/start`.
+    pub alias: Option<&'static str>,
 }
 
 impl Rest {
     /// A call with nothing special about it.
     pub const fn new(method: Method, path: &'static str, status: u16) -> Self {
-        Self { method, path, action: None, status, body: None, query: &[] }
+        Self { method, path, action: None, status, body: None, query: &[], alias: None }
     }
 
     /// The same with an action.

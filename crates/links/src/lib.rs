@@ -105,6 +105,8 @@ pub struct Links {
     pub(crate) live: Mutex<BTreeMap<LinkId, Arc<Live>>>,
     /// Domains, in lower case, to which a link is being made. Locked before `live`.
     pub(crate) making: Mutex<HashSet<String>>,
+    /// Accounts of links that were not there when the service was opened: those of links that are being made are no orphans. Held to be taken.
+    pub(crate) orphans: Mutex<Vec<LinkId>>,
 }
 
 impl Links {
@@ -126,6 +128,7 @@ impl Links {
             invitations: Invitations::default(),
             live: Mutex::default(),
             making: Mutex::default(),
+            orphans: Mutex::default(),
         };
         let stored: Vec<Link> = {
             let view = links.site.view();
@@ -139,6 +142,7 @@ impl Links {
             let live = Arc::new(Live::new(&links, &link));
             links.live.lock().insert(link.id, live);
         }
+        *links.orphans.lock() = removal::orphans(&links.site, |id| links.find(id.as_str()).is_some());
         Ok(Arc::new(links))
     }
 

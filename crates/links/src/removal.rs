@@ -290,19 +290,19 @@ pub(crate) async fn delete_account(site: &Site, id: &LinkId) {
 impl Links {
     /// Deletes accounts of links that are not there: what a crash in the middle of a handshake or of an end leaves.
     pub(crate) async fn sweep_accounts(&self) {
-        for account in self.site.accounts() {
-            let Some(id) = account.user.strip_prefix(ACCOUNT_PREFIX).filter(|_| account.role == AccountRole::Link)
-            else {
-                continue;
-            };
-            // Only what is named like a link: an administrator may have made others.
-            let Some(id) = LinkId::read(id) else { continue };
-            if self.find(id.as_str()).is_none() {
-                tracing::info!(user = %account.user, "deleting the account of a link that is not there");
-                delete_account(&self.site, &id).await;
-            }
+        let orphans = std::mem::take(&mut *self.orphans.lock());
+        for id in orphans {
+            tracing::info!(user = %account(&id), "deleting the account of a link that is not there");
+            delete_account(&self.site, &id).await;
         }
     }
+}
+
+/// The links that have an account and nothing else. Only what is named like a link: an administrator may have made others.
+pub(crate) fn orphans(site: &Site, is_there: impl Fn(&LinkId) -> bool) -> Vec<LinkId> {
+    let of_links = site.accounts().into_iter().filter(|account| account.role == AccountRole::Link);
+    let ids = of_links.filter_map(|account| LinkId::read(account.user.strip_prefix(ACCOUNT_PREFIX)?));
+    ids.filter(|id| !is_there(id)).collect()
 }
 
 /// Forgets how far the providers of a link have come, and starts them from the beginning.

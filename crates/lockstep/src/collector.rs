@@ -4,11 +4,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use lockstep_agent::reconcile::{self, Write};
-use lockstep_agent::{HostReader, LibvirtAddress, Observed};
+use lockstep_agent::{HostReader, LibvirtAddress, Observed, SwitchAction, SwitchError};
 use lockstep_model::ResourceId;
 use lockstep_query::Source;
 use lockstep_site::Site;
 use lockstep_site::collected::{self, Incoming, Seen};
+use lockstep_vcenter::{Action, Refusal, Switch};
 use lockstep_vsphere::{Collectors, Elsewhere};
 use tokio::sync::Notify;
 
@@ -18,32 +19,74 @@ const INTERVAL: Duration = Duration::from_secs(2);
 /// The name that the collector's commits carry.
 const AUTHOR: &str = "lockstep/collect-host";
 
-/// Keeps reading, at once when libvirt has news; ends never.
-pub async fn keep_host(site: Arc<Site>, collectors: Arc<Collectors>, libvirt: Option<LibvirtAddress>) {
-    let uname = rustix::system::uname();
-    let host_name = uname.nodename().to_string_lossy().into_owned();
-    let collector = match collectors.host(&host_name).await {
-        Ok(collector) => collector,
-        Err(error) => return tracing::error!(%error, "this machine is not collected"),
-    };
-    let news = Arc::new(Notify::new());
-    let told = news.clone();
-    let reader = Arc::new(HostReader::new().with_libvirt(libvirt, move || told.notify_one()));
-    let mut timer = tokio::time::interval(INTERVAL);
-    timer.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    loop {
-        tokio::select! {
-            _ = timer.tick() => {}
-            () = news.notified() => {}
-        }
-        match collect(&site, &collector, &reader).await {
-            Ok(objects) => collector.confirmed(objects).await,
-            Err(error) => {
-                let error = format!("{error:#}");
-                tracing::warn!(error, "cannot collect this machine");
-                collector.failed(format!("this machine cannot be read: {error}; it is tried again")).await;
+/// The machine that the server runs on.
+#[derive(Debug)]
+pub struct ThisHost {
+    reader: Arc<HostReader>,
+    /// Something has happened: it is read at once.
+    news: Arc<Notify>,
+}
+
+impl ThisHost {
+    /// Follows libvirt at the address, or where the machine has it; nothing is written yet.
+    pub fn new(libvirt: Option<LibvirtAddress>) -> Self {
+        let news = Arc::new(Notify::new());
+        let told = news.clone();
+        let reader = Arc::new(HostReader::new().with_libvirt(libvirt, move || told.notify_one()));
+        Self { reader, news }
+    }
+
+    /// Keeps reading, at once when there is news; ends never.
+    pub async fn keep(self: Arc<Self>, site: Arc<Site>, collectors: Arc<Collectors>) {
+        let uname = rustix::system::uname();
+        let host_name = uname.nodename().to_string_lossy().into_owned();
+        let collector = match collectors.host(&host_name).await {
+            Ok(collector) => collector,
+            Err(error) => return tracing::error!(%error, "this machine is not collected"),
+        };
+        let mut timer = tokio::time::interval(INTERVAL);
+        timer.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                _ = timer.tick() => {}
+                () = self.news.notified() => {}
+            }
+            match collect(&site, &collector, &self.reader).await {
+                Ok(objects) => collector.confirmed(objects).await,
+                Err(error) => {
+                    let error = format!("{error:#}");
+                    tracing::warn!(error, "cannot collect this machine");
+                    collector.failed(format!("this machine cannot be read: {error}; it is tried again")).await;
+                }
             }
         }
+    }
+}
+
+impl Switch for ThisHost {
+    fn switch(&self, vm: &str, action: Action) -> Result<(), Refusal> {
+        let action = match action {
+            Action::Start => SwitchAction::Start,
+            Action::Stop => SwitchAction::Stop,
+            Action::Suspend => SwitchAction::Suspend,
+            Action::Reset => SwitchAction::Reset,
+            Action::Shutdown => SwitchAction::Shutdown,
+        };
+        let switched = self.reader.switch(vm, action);
+        // Also after a failure: it may have come of something that the inventory does not show yet.
+        self.news.notify_one();
+        switched.map_err(|error| match error {
+            SwitchError::Already => Refusal::Already,
+            SwitchError::NotNow { status } => Refusal::NotNow { status },
+            SwitchError::NotHere => Refusal::NotHere,
+            SwitchError::Libvirt { .. } => Refusal::NoWay { reason: error.to_string() },
+            SwitchError::NoMonitor => {
+                Refusal::NoWay { reason: "its QEMU has no QMP socket to be switched by (-qmp unix:…)".to_owned() }
+            }
+            SwitchError::Unreadable => Refusal::NoWay { reason: "this host cannot be read".to_owned() },
+            SwitchError::Busy => Refusal::Busy,
+            SwitchError::Silent => Refusal::Silent,
+        })
     }
 }
 
@@ -78,9 +121,17 @@ fn incoming(site: &Site, observed: &[Observed]) -> Vec<Incoming> {
         view.referrers(&ResourceId::new("HostSystem", host), &resource_type.into(), &["host".into()], each);
         ids
     };
+    let is_present =
+        |resource_type: &str, id: &str| observed.iter().any(|one| one.resource_type == resource_type && one.id == id);
     let gone = reconcile::plan(observed, &stored, &of_host).into_iter().filter_map(|write| match write {
         Write::Delete { resource_type, id } => {
             Some(Incoming { id: ResourceId::new(&*resource_type, id), seen: Seen::Gone })
+        }
+        // It is off. Nobody keeps it until it is there again, so that its owner may delete it.
+        Write::Patch { resource_type, id, .. } if !is_present(&resource_type, &id) => {
+            let properties = [("power_state".to_owned(), "POWERED_OFF".into())].into_iter().collect();
+            let seen = Seen::LetGo { paths: reconcile::OF_RUNNING.to_vec(), properties };
+            Some(Incoming { id: ResourceId::new(&*resource_type, id), seen })
         }
         // What differs is found when all is compared.
         Write::Create { .. } | Write::Patch { .. } => None,

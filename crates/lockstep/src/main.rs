@@ -10,6 +10,7 @@ mod in_process;
 mod links;
 mod password;
 mod provider;
+mod replication;
 mod serve;
 mod stats;
 

@@ -10,20 +10,24 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use clap::Args;
 use lockstep_agent::LibvirtAddress;
-use lockstep_api::MoreMetrics;
+use lockstep_api::{Elsewhere, MoreMetrics};
 use lockstep_feed::Feed;
 use lockstep_links::Links;
+use lockstep_replication::Replications;
 use lockstep_site::Site;
 use lockstep_site::table::Table;
+use lockstep_site::tasks::{self, Tasks};
 use lockstep_stats::Stats;
 use lockstep_vsphere::Collectors;
 use tokio::net::TcpListener;
 use tracing_subscriber::EnvFilter;
 
+use crate::collector::ThisHost;
 use crate::in_process::InProcess;
 use crate::links::{self, LinksArgs};
+use crate::replication::{self, ReplicationArgs};
 use crate::stats::{Running, StatsArgs};
-use crate::{collector, password, provider, stats};
+use crate::{password, provider, stats};
 
 /// What a server is told.
 #[derive(Args, Debug, Clone)]
@@ -89,8 +93,11 @@ pub struct ServeArgs {
     pub session_idle: u64,
     #[command(flatten)]
     pub stats: StatsArgs,
+    // Boxed, as those of stats.
     #[command(flatten)]
-    pub links: LinksArgs,
+    pub links: Box<LinksArgs>,
+    #[command(flatten)]
+    pub replication: Box<ReplicationArgs>,
     /// Log lines as JSON. What is logged: RUST_LOG, e.g. `info,lockstep_api=debug`.
     #[arg(long)]
     pub log_json: bool,
@@ -169,11 +176,13 @@ pub struct Server {
     pub stats: Arc<Stats>,
     links: Arc<Links>,
     collectors: Arc<Collectors>,
+    tasks: Arc<Tasks>,
+    replications: Arc<Replications>,
     table: Arc<Table>,
     listener: TcpListener,
     api: lockstep_api::ApiConfig,
-    collect_host: bool,
-    libvirt: Option<LibvirtAddress>,
+    /// The machine that it runs on; `None` when it is left out of the inventory.
+    host: Option<Arc<ThisHost>>,
     /// Where the built-in provider of samples keeps its files; `None` without one.
     provider_dir: Option<PathBuf>,
 }
@@ -214,10 +223,10 @@ impl Server {
         lockstep_site::register(&mut table);
         feed.register(&mut table);
         lockstep_tagging::register(&mut table);
+        let host = (!args.no_collect_host).then(|| Arc::new(ThisHost::new(args.libvirt.clone())));
+        lockstep_vcenter::register(&mut table, host.clone().map(|host| host as Arc<dyn lockstep_vcenter::Switch>));
         let stats = stats::open(&args.stats, &args.data_dir, &site).await?;
         stats.register(&mut table);
-        let metrics = stats.clone();
-        let more_metrics = MoreMetrics(Arc::new(move |out: &mut String| metrics.write_metrics(out)));
 
         let tls = match (&args.tls_cert, &args.tls_key) {
             _ if args.plain_http => None,
@@ -235,18 +244,38 @@ impl Server {
         links::register(&links, &mut table);
         let collectors = Collectors::open(site.clone()).context("the collectors cannot be read")?;
         collectors.register(&mut table);
+        let tasks = Tasks::new(site.clone(), tasks::Limits::default());
+        tasks.register(&mut table);
+        let replications = replication::open(&args.replication, &args.data_dir, &site, &tasks, &links).await?;
+        replications.register(&mut table);
+        let metrics = (stats.clone(), replications.clone());
+        let more_metrics = MoreMetrics(Arc::new(move |out: &mut String| {
+            metrics.0.write_metrics(out);
+            metrics.1.write_metrics(out);
+        }));
+        let service = replications.clone();
+        let elsewhere = Elsewhere(Arc::new(move |context, site, operation, input| {
+            let service = service.clone();
+            Box::pin(async move { service.run_elsewhere(context, site, operation, input).await })
+        }));
         Ok(Self {
             url,
             site,
             stats,
             links,
             collectors,
+            host,
+            tasks,
+            replications,
             new_password,
             table: Arc::new(table),
             listener,
-            api: lockstep_api::ApiConfig { tls, more_metrics: Some(more_metrics), ..Default::default() },
-            collect_host: !args.no_collect_host,
-            libvirt: args.libvirt.clone(),
+            api: lockstep_api::ApiConfig {
+                tls,
+                more_metrics: Some(more_metrics),
+                elsewhere: Some(elsewhere),
+                ..Default::default()
+            },
             provider_dir: (!args.stats.no_sample_host).then(|| args.data_dir.clone()),
         })
     }
@@ -261,9 +290,8 @@ impl Server {
     /// # Errors
     /// When the listener fails.
     pub async fn run(self, stop: impl Future<Output = ()> + Send + 'static) -> Result<()> {
-        let collector = self.collect_host.then(|| {
-            tokio::spawn(collector::keep_host(self.site.clone(), self.collectors.clone(), self.libvirt.clone()))
-        });
+        let collector =
+            self.host.as_ref().map(|host| tokio::spawn(host.clone().keep(self.site.clone(), self.collectors.clone())));
         let running = Running::start(&self.stats)?;
         let provider = match &self.provider_dir {
             Some(dir) => Some(provider::start(self.calls("provider"), self.stats.clone(), dir)?),
@@ -271,6 +299,8 @@ impl Server {
         };
         self.links.start().await;
         self.collectors.start();
+        self.tasks.start().await;
+        self.replications.start().await;
         let site = self.site.clone();
         let stopping = async move {
             stop.await;

@@ -3,9 +3,11 @@
 //! The model guides the reading: text becomes typed values in one pass, names are shared with the model instead of
 //! copied, and what does not fit is refused with the path of the property that does not.
 
+use std::borrow::Cow;
 use std::cell::RefCell;
 use std::fmt;
 
+use serde::Deserialize;
 use serde::de::{DeserializeSeed, Deserializer, Error, IgnoredAny, MapAccess, SeqAccess, Visitor};
 
 use crate::{
@@ -136,6 +138,25 @@ pub(crate) fn document(properties: &[Property], json: &str) -> Result<Document, 
     read.map(Document::new).map_err(|e| failure.into_misfit(e))
 }
 
+/// Reads a document out of the middle of a longer text. An error of the text itself is passed on as it is; what does not fit is
+/// told in `misfit` as well.
+pub(crate) fn document_within<'de, D: Deserializer<'de>>(
+    properties: &[Property],
+    d: D,
+    misfit: &mut Option<Misfit>,
+) -> Result<Document, D::Error> {
+    let failure = Failure::default();
+    match (Fields { properties, failure: &failure }).deserialize(d) {
+        Ok(fields) => Ok(Document::new(fields)),
+        Err(error) => {
+            if failure.reason.borrow().is_some() {
+                *misfit = Some(failure.into_misfit(&error));
+            }
+            Err(error)
+        }
+    }
+}
+
 /// Reads one value of `property`; `None` for `null` and for a structure in which nothing is set.
 pub(crate) fn value(property: &Property, json: &str) -> Result<Option<Value>, Misfit> {
     let failure = Failure::default();
@@ -169,8 +190,10 @@ impl<'de> Visitor<'de> for Fields<'_> {
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
         let Self { properties, failure } = self;
-        let mut slots: Vec<Option<Value>> = vec![None; properties.len()];
-        let mut seen = vec![false; properties.len()];
+        // Filled as the members come, without a place kept for each property: documents are read by the million.
+        let mut fields = Vec::with_capacity(properties.len());
+        let mut seen = Seen::new(properties.len());
+        let mut is_in_order = true;
         // Writers list properties in a stable order, mostly the model's: look where the last one left off.
         let mut guess = 0;
         while let Some(found) = map.next_key_seed(KeyOf { properties, guess })? {
@@ -182,18 +205,23 @@ impl<'de> Visitor<'de> for Fields<'_> {
                 }
             };
             let property = &properties[at];
+            is_in_order &= at >= guess;
             guess = at + 1;
-            if std::mem::replace(&mut seen[at], true) {
+            if !seen.insert(at) {
                 let error = failure.set(MisfitReason::Duplicate);
                 return Err(failure.below(|| property.name.to_string(), error));
             }
-            slots[at] = map
+            let value = map
                 .next_value_seed(Optional { property, failure })
                 .map_err(|e| failure.below(|| property.name.to_string(), e))?;
+            fields.extend(value.map(|value| (property.name.clone(), value)));
         }
-        let set = slots.iter().flatten().count();
-        let mut fields = Vec::with_capacity(set);
-        fields.extend(properties.iter().zip(slots).filter_map(|(p, slot)| Some((p.name.clone(), slot?))));
+        if !is_in_order {
+            fields.sort_by_cached_key(|(name, _)| properties.iter().position(|p| p.name == *name));
+        }
+        if fields.len() < fields.capacity() / 2 {
+            fields.shrink_to_fit();
+        }
         Ok(fields)
     }
 
@@ -202,6 +230,30 @@ impl<'de> Visitor<'de> for Fields<'_> {
     fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Self::Value, A::Error> {
         while seq.next_element::<IgnoredAny>()?.is_some() {}
         Err(self.failure.set(MisfitReason::WrongKind { expected: "a structure".into(), found: "a list".into() }))
+    }
+}
+
+/// Which properties a document has named. The first 128 are marked without an allocation; few types have more.
+struct Seen {
+    first: u128,
+    more: Vec<bool>,
+}
+
+impl Seen {
+    fn new(properties: usize) -> Self {
+        Self { first: 0, more: vec![false; properties.saturating_sub(128)] }
+    }
+
+    /// Marks a property; whether it was not marked before.
+    fn insert(&mut self, at: usize) -> bool {
+        match at.checked_sub(128) {
+            None => {
+                let before = self.first;
+                self.first |= 1 << at;
+                self.first != before
+            }
+            Some(at) => !std::mem::replace(&mut self.more[at], true),
+        }
     }
 }
 
@@ -426,30 +478,98 @@ impl<'de> Visitor<'de> for One<'_> {
 
 impl One<'_> {
     fn resource_id<'de, A: MapAccess<'de>>(self, targets: &[ResourceType], mut map: A) -> Result<Value, A::Error> {
-        let (mut resource_type, mut id) = (None::<Box<str>>, None::<Box<str>>);
-        while let Some(key) = map.next_key::<std::borrow::Cow<'de, str>>()? {
-            let slot = match &*key {
-                "type" => &mut resource_type,
-                "id" => &mut id,
-                _ => return Err(self.wrong("an object with other members")),
+        // Borrowed from the text: a document has some ten references, and their types are the model's own copies in the end.
+        let (mut resource_type, mut id) = (None::<Cow<'de, str>>, None::<Cow<'de, str>>);
+        while let Some(member) = map.next_key::<IdMember>()? {
+            let (slot, name) = match member {
+                IdMember::Type => (&mut resource_type, "type"),
+                IdMember::Id => (&mut id, "id"),
+                IdMember::Other => return Err(self.wrong("an object with other members")),
             };
-            match map.next_value::<serde_json::Value>()? {
-                serde_json::Value::String(text) if !text.is_empty() && text.len() <= ID_BYTES_MAX => {
-                    *slot = Some(text.into())
+            match map.next_value::<IdPart<'de>>()? {
+                IdPart(Some(text)) if !text.is_empty() && text.len() <= ID_BYTES_MAX => *slot = Some(text),
+                IdPart(_) => {
+                    return Err(self.wrong(format!("one whose {name} is no string of 1 to {ID_BYTES_MAX} bytes")));
                 }
-                _ => return Err(self.wrong(format!("one whose {key} is no string of 1 to {ID_BYTES_MAX} bytes"))),
             }
         }
         let (Some(resource_type), Some(id)) = (resource_type, id) else {
             return Err(self.wrong("an object without type or id"));
         };
-        // The model's own copy of the name, where it names one, saves an allocation per reference.
         let known = targets.iter().find(|t| t.as_str() == &*resource_type).cloned();
         if known.is_none() && !targets.is_empty() {
             let expected = targets.iter().map(ResourceType::as_str).collect::<Vec<_>>().join(" or ");
-            return Err(self.failure.set(MisfitReason::WrongTarget { expected, found: resource_type.into() }));
+            return Err(self.failure.set(MisfitReason::WrongTarget { expected, found: resource_type.into_owned() }));
         }
         let resource_type = known.unwrap_or_else(|| ResourceType::new(&*resource_type));
+        let id = id.into();
         Ok(Value::Id(Box::new(ResourceId { resource_type, id })))
+    }
+}
+
+/// The members of a resource id.
+#[derive(Deserialize)]
+#[serde(field_identifier, rename_all = "lowercase")]
+enum IdMember {
+    Type,
+    Id,
+    #[serde(other)]
+    Other,
+}
+
+/// The value of such a member; `None` for what is no string.
+struct IdPart<'de>(Option<Cow<'de, str>>);
+
+impl<'de> Deserialize<'de> for IdPart<'de> {
+    fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+        d.deserialize_any(IdPartVisitor)
+    }
+}
+
+struct IdPartVisitor;
+
+impl<'de> Visitor<'de> for IdPartVisitor {
+    type Value = IdPart<'de>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a string")
+    }
+
+    fn visit_borrowed_str<E: Error>(self, v: &'de str) -> Result<Self::Value, E> {
+        Ok(IdPart(Some(Cow::Borrowed(v))))
+    }
+
+    fn visit_str<E: Error>(self, v: &str) -> Result<Self::Value, E> {
+        Ok(IdPart(Some(Cow::Owned(v.to_owned()))))
+    }
+
+    fn visit_bool<E: Error>(self, _: bool) -> Result<Self::Value, E> {
+        Ok(IdPart(None))
+    }
+
+    fn visit_i64<E: Error>(self, _: i64) -> Result<Self::Value, E> {
+        Ok(IdPart(None))
+    }
+
+    fn visit_u64<E: Error>(self, _: u64) -> Result<Self::Value, E> {
+        Ok(IdPart(None))
+    }
+
+    fn visit_f64<E: Error>(self, _: f64) -> Result<Self::Value, E> {
+        Ok(IdPart(None))
+    }
+
+    fn visit_unit<E: Error>(self) -> Result<Self::Value, E> {
+        Ok(IdPart(None))
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Self::Value, A::Error> {
+        while seq.next_element::<IgnoredAny>()?.is_some() {}
+        Ok(IdPart(None))
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+        while map.next_entry::<IgnoredAny, IgnoredAny>()?.is_some() {}
+        Ok(IdPart(None))
     }
 }

@@ -92,6 +92,19 @@ impl TypeDef {
         parse::document(&self.properties, json)
     }
 
+    /// Reads a document of this type where it stands in a longer text, in one pass with that.
+    ///
+    /// # Errors
+    /// The reader's own. When what is wrong is a property that does not fit, `misfit` says which, as from
+    /// [`TypeDef::read_document`].
+    pub fn read_document_within<'de, D: serde::Deserializer<'de>>(
+        &self,
+        reader: D,
+        misfit: &mut Option<Misfit>,
+    ) -> Result<Document, D::Error> {
+        parse::document_within(&self.properties, reader, misfit)
+    }
+
     /// Reads the value that a patch gives for `path`; `None` unsets it.
     ///
     /// # Errors

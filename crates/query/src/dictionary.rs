@@ -80,6 +80,21 @@ impl Dictionary {
         self.codes.find(hash(text), |&code| self.text(code) == text).copied()
     }
 
+    /// The code that [`Dictionary::find`] will probably find, without a look at the text.
+    #[inline]
+    pub(crate) fn guess(&self, hash: u64) -> Option<u32> {
+        self.codes.find(hash, |_| true).copied()
+    }
+
+    /// Reads what finding a code reads at some depth: first what leads to its text, then the text.
+    #[inline]
+    pub(crate) fn peek(&self, code: u32, depth: u32) -> u64 {
+        match depth {
+            0 => u64::from(self.starts[code as usize]) + u64::from(self.uses[code as usize]),
+            _ => u64::from(self.text(code).as_bytes().first().copied().unwrap_or(0)),
+        }
+    }
+
     /// The code of a text, which is used once more than before; whether it is new.
     pub(crate) fn intern(&mut self, text: &str) -> (u32, bool) {
         let hash_of = hash(text);

@@ -85,6 +85,7 @@ mod text_test;
 mod value;
 mod view;
 mod walk;
+mod warm;
 
 pub use answer::{Answer, Cost, Item};
 pub use explain::{Explain, ExplainFilter, ExplainType};

@@ -84,6 +84,21 @@ impl Space {
         self.find(id).filter(|&row| self.live.contains(row))
     }
 
+    /// The row that [`Space::find`] will probably find, without a look at its id.
+    #[inline]
+    pub(crate) fn guess(&self, hash: u64) -> Option<u32> {
+        self.rows.find(hash, |_| true).copied()
+    }
+
+    /// Reads what finding a row reads at some depth: first what leads to its id, then the id.
+    #[inline]
+    pub(crate) fn peek(&self, row: u32, depth: u32) -> u64 {
+        match depth {
+            0 => self.spans[row as usize] ^ u64::from(self.references.get(row as usize).copied().unwrap_or(0)),
+            _ => u64::from(self.id(row).as_bytes().first().copied().unwrap_or(0)),
+        }
+    }
+
     fn intern(&mut self, id: &str) -> u32 {
         let hash = FxBuildHasher.hash_one(id);
         if let Some(&row) = self.rows.find(hash, |&row| self.id(row) == id) {

@@ -15,6 +15,7 @@ use crate::node::{Field, Node, declare, infer, set_fields};
 use crate::order::Order;
 use crate::policy::size;
 use crate::space::{Row, Spaces};
+use crate::warm;
 
 /// A commit that changes more than this share of a type's resources drops the type's indexes instead of keeping them.
 const BULK_SHARE: usize = 4;
@@ -104,7 +105,10 @@ impl View {
             }
         }
         self.drop_indexes_if_bulk(&commit.changes);
-        for change in &commit.changes {
+        for (nth, change) in commit.changes.iter().enumerate() {
+            if nth % warm::CHANGES == 0 && commit.changes.len() >= warm::CHANGES {
+                self.warm(&commit.changes[nth..commit.changes.len().min(nth + warm::CHANGES)]);
+            }
             match &change.operation {
                 Operation::Create(document) => self.put(&change.id, document, commit.position, commit.position),
                 Operation::Update(leaves) => {

@@ -1,5 +1,23 @@
 //! Replication of machines' disks to another site.
 //!
+//! # What is where
+//! | what | kept in | by |
+//! |---|---|---|
+//! | replications: what they were told, how they go, how far recovery is | the journals of both sites, as `VmReplication` | [`record`]; each side owns a part and tells the other (`tell.rs`, `peer.rs`) |
+//! | what is being done | the journal, as `Task` | [`states`] says what may be, `turns.rs` that it is one thing at a time, `verbs.rs` does it |
+//! | instances, and drafts of them | the block store of the destination | [`receive`], `vault.rs` |
+//! | maps of the last instance, what a running machine overwrites meanwhile | files of the source | [`ship`], [`engine_qemu`] |
+//! | recovered machines | images at the destination, or overlays over an instance | `recover.rs`, `boot.rs`, `serve_nbd.rs` |
+//!
+//! # Who does what
+//! The source has the schedule (`schedule.rs`) and drives each sync (`sync.rs`, where its steps are numbered). The destination keeps instances by
+//! the rules and brings machines to life. Either site may be asked for anything: what the other does is passed on, and followed by a task here.
+//!
+//! # What may run at the same time
+//! One task for each replication; a sync that is asked for while one runs is that one. Syncs share the memory of the server and the line of
+//! their link ([`limit`]); the schedule has [`SYNCS_MAX`] of them under way. A crash at any moment leaves a task that goes on or has failed
+//! (`verbs.rs`), and an instance that is found out about by the next sync (`sync.rs`).
+//!
 //! # The transport of one sync
 //! The source drives: with the link's client it calls `lockstep.replication.receive` at the destination.
 //!
@@ -23,10 +41,13 @@
 //! * Nothing is sent that the destination has; zeroes never; what a break, a kill or a cancellation wastes is bounded ([`limit`]).
 //! * The same calls do for a first copy, an increment, a comparison, and going on after a break.
 
+mod boot;
 pub mod engine;
+pub mod engine_qemu;
 pub mod frame;
 pub mod limit;
 mod machine;
+mod metrics;
 mod operations;
 mod peer;
 pub mod receive;
@@ -37,6 +58,7 @@ pub mod record;
 mod recover;
 pub mod recovered;
 mod schedule;
+mod serve_nbd;
 mod service;
 mod sessions;
 mod settings;

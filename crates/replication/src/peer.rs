@@ -84,6 +84,9 @@ async fn put(here: &Arc<Replications>, context: Context, input: PutInput) -> Res
             Some(found) => found,
             None if input.create && input.side == Side::Source => {
                 let source: SourcePart = serde_json::from_str(&json).map_err(misfit)?;
+                if !uuid::is_uuid(&source.vapp_id) {
+                    return Err(invalid("properties.vapp_id", "a UUID in lower case"));
+                }
                 here.store()?;
                 let record = Record {
                     id: input.replication.clone(),

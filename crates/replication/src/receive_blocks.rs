@@ -87,7 +87,7 @@ impl InstanceStore for Store {
     fn drafts<'a>(&'a self, replication: &'a str) -> Doing<'a, Vec<String>> {
         let (store, replication) = (self.clone(), replication.to_owned());
         work(move || {
-            let drafts = Store::drafts(&store, &replication).map_err(told)?;
+            let drafts = Store::drafts(&store, &replication);
             Ok(drafts.iter().map(|draft| draft.instance().to_owned()).collect())
         })
     }

@@ -87,7 +87,7 @@ fn jitter(id: &str) -> u8 {
 }
 
 /// Minutes by which the newest instance is older than it may be.
-fn violation_minutes(record: &Record, now_ms: i64) -> i64 {
+pub(crate) fn violation_minutes(record: &Record, now_ms: i64) -> i64 {
     let source = &record.source;
     if source.is_paused || record.recovery() != RecoveryState::NotStarted && record.recovery() != RecoveryState::Test {
         return 0;

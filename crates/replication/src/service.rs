@@ -51,6 +51,8 @@ pub struct Config {
     pub bytes_per_s: Option<u64>,
     /// How long a sync goes on trying when nothing gets done.
     pub patience: Duration,
+    /// How long the guest of a machine that moves has to switch itself off, before it is switched off.
+    pub power_off_after: Duration,
 }
 
 /// The service of one site.
@@ -69,6 +71,8 @@ pub struct Replications {
     lines: Mutex<HashMap<String, Arc<Line>>>,
     /// How syncs under way get on. Held for a look-up.
     pub(crate) underway: Mutex<HashMap<String, ship::Progress>>,
+    /// Instances that tests read. Held for a look-up.
+    pub(crate) served: Mutex<HashMap<String, lockstep_qemu::nbd::Server>>,
     /// Sites that sessions were extended to. Held for a look-up.
     pub(crate) extended: Mutex<HashMap<SessionKey, HashMap<String, Client>>>,
     /// Replications that the other side is to be told of. Held for a look-up.
@@ -101,6 +105,7 @@ impl Replications {
             starting: tokio::sync::Mutex::default(),
             lines: Mutex::default(),
             underway: Mutex::default(),
+            served: Mutex::default(),
             extended: Mutex::default(),
             untold: Mutex::default(),
             tell: Notify::new(),

@@ -19,7 +19,7 @@ use crate::service::{Replications, no_site, peer_error};
 use crate::settings::invalid;
 use crate::show::ORG;
 
-/// Most sessions that are extended at a time; beyond it those that have ended are forgotten, and then all.
+/// Most sessions that are extended at a time; beyond it all have to be extended anew.
 const EXTENDED_MAX: usize = 10_000;
 
 pub(crate) fn register(here: &Arc<Replications>, table: &mut Table) {
@@ -87,9 +87,7 @@ impl Replications {
         client.call(session::Get, NoInput {}).await.map_err(|error| refused(error, &peer.site))?;
         {
             let mut extended = self.extended.lock();
-            if extended.len() >= EXTENDED_MAX {
-                extended.retain(|session, _| self.site.sessions.info(*session).is_some());
-            }
+            extended.retain(|session, _| self.site.sessions.info(*session).is_some());
             if extended.len() >= EXTENDED_MAX {
                 extended.clear();
             }

@@ -296,6 +296,9 @@ pub async fn ship(shipment: Shipment, way: &Way, progress: watch::Sender<Progres
     let mut loading = Loading::begin(shared.clone(), files, base).await?;
     let read_bytes = loading.run(unlisted).await?;
     let Loading { files, maps, .. } = loading;
+    for disk in &shared.disks {
+        disk.source.check().await?;
+    }
     let instance = commit(&shared, &maps, time_ms).await?;
     let keep: HashSet<Hash> = maps.into_iter().flat_map(|map| map.leaves).collect();
     blocking(move || files.retain(&keep)).await?;

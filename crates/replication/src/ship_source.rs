@@ -69,6 +69,11 @@ pub trait DiskSource: Send + Sync + 'static {
 
     /// The destination holds this stretch for good: nobody will read it again.
     fn release(&self, offset: u64, bytes: u64) -> Reading<'_, ()>;
+
+    /// Whether all that was read is of one instant: asked after the last read, before an instance is made of it.
+    fn check(&self) -> Reading<'_, ()> {
+        Box::pin(std::future::ready(Ok(())))
+    }
 }
 
 /// A disk that is read from a file. A read waits for the file and nothing else.

@@ -3,13 +3,14 @@
 use lockstep_contract::services::replication::vapp::{Descriptor, VappReplication};
 use lockstep_contract::services::replication::{
     ConnectionState, Destination, DestinationState, Health, Instance, RecoveryInfo, RecoveryState, ReplicaState,
-    Replication, RetentionPolicy, RetentionRule, Settings, Side, Source, SyncReport,
+    Replication, RetentionPolicy, RetentionRule, Settings, Side, Source, SyncProgress, SyncReport,
 };
 use lockstep_contract::services::tasks::ApiError;
 use lockstep_contract::{Data, Map, PlainJson, Wire};
 use lockstep_site::times;
 
 use crate::record::{Activity, LastSync, Record};
+use crate::schedule::violation_minutes;
 use crate::service::Replications;
 
 /// The organization of all users: a site has one.
@@ -68,6 +69,7 @@ impl Replications {
             link: record.link.clone(),
             last_sync: source.last_sync.as_ref().map(report),
             task: running.map(|(_, task)| task),
+            sync_progress: self.underway.lock().get(&record.id).map(progress),
             next_sync: self.schedule.next_ms(&record.id).filter(|_| record.side == Side::Source && !source.is_paused),
         }
     }
@@ -99,7 +101,7 @@ pub(crate) fn health(record: &Record) -> Health {
     let source = &record.source;
     match () {
         () if source.last_error.is_some() || record.replica.last_error.is_some() => Health::Red,
-        () if source.is_paused || source.rpo_violation_minutes > 0 => Health::Yellow,
+        () if source.is_paused || violation_minutes(record, times::now_ms()) > 0 => Health::Yellow,
         () => Health::Green,
     }
 }
@@ -153,7 +155,8 @@ fn destination_state(record: &Record) -> DestinationState {
     DestinationState {
         state,
         state_age: (times::now_ms() - source.activity_since).max(0),
-        current_rpo_violation: source.rpo_violation_minutes,
+        // Reckoned anew: a source that is lost tells nothing any more.
+        current_rpo_violation: violation_minutes(record, times::now_ms()),
         is_moving_replica: false,
         last_error: error.map(ApiError::from),
         latest_instance: source.last_sync.as_ref().map(latest),
@@ -176,6 +179,18 @@ fn latest(sync: &LastSync) -> Instance {
         transfer_bytes: sync.wire_bytes,
         transfer_seconds: sync.took_ms / 1000,
         disks_info: None,
+    }
+}
+
+fn progress(now: &crate::ship::Progress) -> SyncProgress {
+    let signed = |count: u64| i64::try_from(count).unwrap_or(i64::MAX);
+    let block_bytes = lockstep_blocks::BLOCK_BYTES as u64;
+    SyncProgress {
+        total_bytes: signed(now.total_bytes),
+        done_bytes: signed(now.done_bytes),
+        changed_bytes: signed(now.changed_blocks * block_bytes),
+        sent_bytes: signed(now.sent_blocks * block_bytes),
+        wire_bytes: signed(now.wire_bytes),
     }
 }
 

@@ -43,11 +43,13 @@ pub enum Verb {
     Verify,
     /// Write an instance as files.
     Export,
+    /// Switch the machine off, for a migration; the other site alone asks for it.
+    PowerOff,
 }
 
 impl Verb {
     /// All of them.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 13] = [
         Self::Sync,
         Self::Pause,
         Self::Resume,
@@ -60,6 +62,7 @@ impl Verb {
         Self::Reverse,
         Self::Verify,
         Self::Export,
+        Self::PowerOff,
     ];
 
     /// What its tasks are called.
@@ -77,6 +80,7 @@ impl Verb {
             Self::Reverse => "reverse",
             Self::Verify => "verify",
             Self::Export => "export",
+            Self::PowerOff => "powerOff",
         }
     }
 
@@ -88,7 +92,7 @@ impl Verb {
     /// The side that does it.
     pub const fn side(self) -> Side {
         match self {
-            Self::Sync | Self::Pause | Self::Resume | Self::Reconfigure | Self::Stop => Side::Source,
+            Self::Sync | Self::Pause | Self::Resume | Self::Reconfigure | Self::Stop | Self::PowerOff => Side::Source,
             Self::Failover
             | Self::FailoverTest
             | Self::FailoverTestCleanup
@@ -119,8 +123,8 @@ pub fn check(record: &Record, verb: Verb) -> Result<(), Error> {
         // A test's machine reads the instance: it goes first.
         (Verb::Stop, NotStarted | Complete) => true,
         (Verb::Stop, InProgress | Test) => false,
-        (Verb::Failover | Verb::FailoverTest | Verb::Migrate, NotStarted) => true,
-        (Verb::Failover | Verb::FailoverTest | Verb::Migrate, InProgress | Test | Complete) => false,
+        (Verb::Failover | Verb::FailoverTest | Verb::Migrate | Verb::PowerOff, NotStarted) => true,
+        (Verb::Failover | Verb::FailoverTest | Verb::Migrate | Verb::PowerOff, InProgress | Test | Complete) => false,
         (Verb::FailoverTestCleanup, state) => state == Test,
         (Verb::Reverse, state) => state == Complete,
     };
@@ -151,9 +155,13 @@ mod tests {
             (
                 RecoveryState::NotStarted,
                 false,
-                "sync pause reconfigure stop failover failoverTest migrate verify export",
+                "sync pause reconfigure stop failover failoverTest migrate verify export powerOff",
             ),
-            (RecoveryState::NotStarted, true, "resume reconfigure stop failover failoverTest migrate verify export"),
+            (
+                RecoveryState::NotStarted,
+                true,
+                "resume reconfigure stop failover failoverTest migrate verify export powerOff",
+            ),
             (RecoveryState::InProgress, false, ""),
             (RecoveryState::Test, false, "sync pause reconfigure failoverTestCleanup verify export"),
             (RecoveryState::Complete, false, "reconfigure stop reverse verify export"),

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use lockstep_contract::services::links::Health;
 use lockstep_contract::services::replication::peer::{Follow, FollowInput, Remove, RemoveInput, Run, RunInput};
 use lockstep_contract::services::replication::vm::{RecoverInput, UpdateInput};
 use lockstep_contract::services::replication::{RecoveryState, Side};
@@ -81,10 +82,17 @@ impl Replications {
         operation_id: String,
     ) -> Result<Task, Error> {
         states::check(&record, order.verb)?;
-        if order.verb.side() == record.side {
+        // Where the source is lost, its replica must not stay for ever.
+        let is_orphan = order.verb == Verb::Stop && record.side == Side::Destination && !self.is_reached(&record);
+        if order.verb.side() == record.side || is_orphan {
             return self.run_here(record, order, user, Some(operation_id)).await;
         }
         self.run_there(record, order, user, operation_id).await
+    }
+
+    /// Whether the other site answered when it was last asked.
+    fn is_reached(&self, record: &Record) -> bool {
+        self.links.peer(&record.link).is_some_and(|peer| !matches!(peer.health, Health::Unhealthy(_)))
     }
 
     fn asked(&self, record: &Record, order: &Order, user: String, operation_id: Option<String>) -> AskedTask {
@@ -195,6 +203,7 @@ impl Replications {
             Verb::FailoverTestCleanup => self.failover_test_cleanup(id, handle).await,
             Verb::Migrate => self.migrate(id, order.input::<RecoverInput>()?, handle).await,
             Verb::Reverse => self.reverse(id, handle).await,
+            Verb::PowerOff => self.power_off(id, handle).await,
         }
     }
 
@@ -229,14 +238,17 @@ impl Replications {
     async fn stop(&self, id: &str, handle: &Handle) -> Result<(), Error> {
         let record = self.find(id)?;
         let instances = record.recovery() != RecoveryState::Complete;
-        match self.other(&record) {
-            Ok(peer) => {
-                let client = peer.client()?;
-                let input = RemoveInput { replication: record.id.clone(), instances };
-                client.call(Remove, input).await.map_err(|error| peer_error(error, &peer.site))?;
+        let told = async {
+            let peer = self.other(&record)?;
+            let input = RemoveInput { replication: record.id.clone(), instances };
+            peer.client()?.call(Remove, input).await.map_err(|error| peer_error(error, &peer.site))
+        };
+        if let Err(error) = told.await {
+            // A link that is gone is gone at both sites; and whoever ends a replica knows that its source is lost.
+            if record.side == Side::Source && self.links.peer(&record.link).is_some() {
+                return Err(error);
             }
-            // A link that is gone is gone at both sites, and nobody will ask for the replica.
-            Err(error) => handle.warn(format!("the other site was not told: {error}")),
+            handle.warn(format!("the other site was not told: {error}"));
         }
         self.remove_here(&record, instances).await
     }
@@ -347,6 +359,7 @@ impl Replications {
 
     /// Puts in order what a crash left: nothing goes on that no task works on.
     pub(crate) async fn settle(self: &Arc<Self>) {
+        self.serve_tests_again().await;
         for record in self.all() {
             // Whatever happened meanwhile, the other side gets it.
             self.untold.lock().insert(record.id.clone());

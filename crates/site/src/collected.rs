@@ -49,6 +49,14 @@ pub enum Seen {
     },
     /// Its tags, of those that the collector collects. Other tags stay, and nothing is made that is not here.
     Tagged(BTreeSet<ResourceId>),
+    /// It is not there, and may come back: what was looked at is written as with [`Seen::Present`], and nobody keeps it until it does, so
+    /// that anyone may delete it. One that is not here is not created.
+    LetGo {
+        /// The paths that change.
+        paths: Vec<&'static str>,
+        /// Their values, in the shape of a document; what is not there is unset.
+        properties: Map<String, serde_json::Value>,
+    },
     /// It is gone.
     Gone,
 }
@@ -97,7 +105,7 @@ fn plan(view: &View, collector: &ResourceId, incoming: &[Incoming]) -> Planned {
         // A collected tag may be on anybody's object.
         let is_open = match seen {
             Seen::Tagged(_) => view.find(id).is_some_and(|found| found.linked_from().is_none()),
-            Seen::Present { .. } | Seen::Gone => is_free(view, collector, id),
+            Seen::Present { .. } | Seen::LetGo { .. } | Seen::Gone => is_free(view, collector, id),
         };
         if !is_open {
             planned.outcome.taken.push(id.clone());
@@ -110,6 +118,17 @@ fn plan(view: &View, collector: &ResourceId, incoming: &[Incoming]) -> Planned {
                 let Some((stored, type_def)) = view.get(id).zip(type_def) else { continue };
                 let document = tagged(view, collector, stored.document, tags);
                 wanted.push(Wanted { id: id.clone(), present: Some((type_def.clone(), document)) });
+            }
+            Seen::LetGo { paths, properties } => {
+                let type_def = view.registry().type_def(id.resource_type.as_str());
+                let Some((stored, type_def)) = view.get(id).zip(type_def) else { continue };
+                match merged(type_def, Some(stored.document), paths, properties) {
+                    Ok(mut document) => {
+                        document.set(COLLECTED_BY, None);
+                        wanted.push(Wanted { id: id.clone(), present: Some((type_def.clone(), document)) });
+                    }
+                    Err(misfit) => planned.outcome.misfits.push((id.clone(), misfit)),
+                }
             }
             Seen::Present { is_whole, paths, properties } => {
                 let stored = view.get(id).map(|stored| stored.document);
@@ -294,6 +313,39 @@ mod tests {
         let properties = properties.as_object().cloned().unwrap();
         let seen = Seen::Present { is_whole, paths: paths.to_vec(), properties };
         Incoming { id: ResourceId::new("VirtualMachine", id), seen }
+    }
+
+    #[test]
+    fn what_is_let_go_is_nobodys_until_it_is_seen_again() {
+        let me = ResourceId::new("Collector", "host");
+        let by = json!({"type": "Collector", "id": "host"});
+        let on =
+            json!({"name": "a", "power_state": "POWERED_ON", "qemu": {"pid": 7, "machine": "q35"}, "collected_by": by});
+        let off = json!({"name": "a", "power_state": "POWERED_OFF"});
+        let view = view(&[
+            ("Collector", "host", json!({"kind": "HOST"})),
+            ("VirtualMachine", "on", on),
+            ("VirtualMachine", "off", off),
+        ]);
+        let let_go = |id: &str| Incoming {
+            id: ResourceId::new("VirtualMachine", id),
+            seen: Seen::LetGo {
+                paths: vec!["power_state", "qemu/pid"],
+                properties: json!({"power_state": "POWERED_OFF"}).as_object().cloned().unwrap(),
+            },
+        };
+        let changed = |incoming: &[Incoming]| -> Vec<String> {
+            let changes = plan(&view, &me, incoming).changes;
+            let leaves = |(change, _): (Change, Expect)| match change.operation {
+                Operation::Update(leaves) => leaves.iter().map(|leaf| leaf.path.to_string()).collect(),
+                _ => vec!["more than that".to_owned()],
+            };
+            changes.into_iter().flat_map(leaves).collect()
+        };
+        assert_eq!(changed(&[let_go("on")]), [COLLECTED_BY, "power_state", "qemu/pid"]);
+        assert!(changed(&[let_go("off"), let_go("never-here")]).is_empty());
+        let again = present("off", true, &["power_state"], json!({"power_state": "POWERED_ON"}));
+        assert_eq!(changed(&[again]), [COLLECTED_BY, "power_state"]);
     }
 
     #[test]

@@ -236,27 +236,38 @@ impl Site {
     /// # Errors
     /// As [`Site::commit`].
     pub async fn commit_stamped(&self, batch: Batch) -> Result<Position, CommitError> {
-        self.submit(batch).await
+        let position = self.hand_over(batch).await?;
+        self.reach(position).await?;
+        Ok(position)
     }
 
     /// Hands the batch to the journal at once, before the answer is awaited: batches handed over in an order are committed in it.
-    pub(crate) fn begin_commit(&self, mut batch: Batch) -> impl Future<Output = Result<Position, CommitError>> + Send {
-        stamps::track(self, &mut batch);
-        self.submit(batch)
+    pub(crate) fn begin_commit(&self, batch: Batch) -> impl Future<Output = Result<Position, CommitError>> + Send {
+        let durable = self.submit(batch);
+        async move {
+            let position = durable.await?;
+            self.reach(position).await?;
+            Ok(position)
+        }
     }
 
-    fn submit(&self, batch: Batch) -> impl Future<Output = Result<Position, CommitError>> + Send {
+    /// As [`Site::begin_commit`], without waiting for the view: for who has something to do meanwhile.
+    pub(crate) fn submit(
+        &self,
+        mut batch: Batch,
+    ) -> impl Future<Output = Result<Position, CommitError>> + Send + use<> {
+        stamps::track(self, &mut batch);
+        self.hand_over(batch)
+    }
+
+    fn hand_over(&self, batch: Batch) -> impl Future<Output = Result<Position, CommitError>> + Send + use<> {
         let (send, receive) = oneshot::channel();
         let done = move |result| {
             // Nobody waits for it when the caller hung up; the commit stands all the same.
             let _ = send.send(result);
         };
         self.engine.submit(batch, Box::new(done));
-        async move {
-            let position = receive.await.map_err(|_| CommitError::Closed)??;
-            self.reach(position).await?;
-            Ok(position)
-        }
+        async move { receive.await.map_err(|_| CommitError::Closed)? }
     }
 
     /// Refuses further writes and finishes those under way.

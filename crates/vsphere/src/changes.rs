@@ -224,7 +224,7 @@ mod tests {
                 let json = serde_json::Value::Object(properties.clone()).to_string();
                 (incoming.id.id.to_string(), *is_whole, json)
             }
-            Seen::Tagged(_) | Seen::Gone => (incoming.id.id.to_string(), false, "other".into()),
+            Seen::Tagged(_) | Seen::LetGo { .. } | Seen::Gone => (incoming.id.id.to_string(), false, "other".into()),
         };
         batch.incoming.iter().map(one).collect()
     }

@@ -36,6 +36,13 @@ impl Address {
         &self.driver
     }
 
+    /// The socket for all that stands beside the one for readers, if it exists.
+    pub(super) fn control_socket(&self) -> Option<PathBuf> {
+        let reading = self.socket()?;
+        let name = reading.file_name()?.to_str()?;
+        Some(reading.with_file_name(name.strip_suffix("-ro").unwrap_or(name))).filter(|socket| socket.exists())
+    }
+
     /// The first socket that exists.
     pub(super) fn socket(&self) -> Option<PathBuf> {
         self.sockets.iter().find(|socket| socket.exists()).cloned()

@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use super::xdr::{Decoder, Encoder, Malformed};
 
-/// How long a call may take.
+/// How long a call of a reader may take.
 const CALL_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// What a packet may hold: libvirt's own limit.
@@ -41,9 +41,15 @@ const LIFECYCLE: i32 = 0;
 #[repr(i32)]
 enum Procedure {
     ConnectOpen = 1,
+    DomainCreate = 9,
+    DomainDestroy = 12,
     DomainGetXmlDesc = 14,
+    DomainResume = 28,
+    DomainShutdown = 33,
+    DomainSuspend = 34,
     AuthList = 66,
     DomainGetState = 212,
+    DomainReset = 245,
     ConnectListAllDomains = 273,
     ConnectDomainEventCallbackRegisterAny = 316,
 }
@@ -78,10 +84,35 @@ pub(super) struct Reference {
     id: i32,
 }
 
+/// What a connection is for.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Access {
+    pub(super) is_read_only: bool,
+    /// How long a call may take.
+    pub(super) timeout: Duration,
+}
+
+impl Access {
+    /// Looking.
+    pub(super) const READ: Self = Self { is_read_only: true, timeout: CALL_TIMEOUT };
+}
+
+/// What can be done with a domain as a whole.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Control {
+    Create,
+    Destroy,
+    Suspend,
+    Resume,
+    Reset,
+    Shutdown,
+}
+
 /// A connection with a driver that is open.
 #[derive(Debug)]
 pub(super) struct Connection {
     stream: UnixStream,
+    timeout: Duration,
     serial: u32,
     /// An event came while an answer was waited for.
     has_event: bool,
@@ -97,18 +128,20 @@ struct Packet {
 
 impl Connection {
     /// Connects to the daemon, and opens a driver, as `qemu:///system`.
-    pub(super) fn open(socket: &Path, driver: &str) -> Result<Self, LibvirtError> {
+    pub(super) fn open(socket: &Path, driver: &str, access: Access) -> Result<Self, LibvirtError> {
+        let Access { is_read_only, timeout } = access;
         let stream = UnixStream::connect(socket)?;
-        stream.set_write_timeout(Some(CALL_TIMEOUT))?;
-        let mut connection = Self { stream, serial: 0, has_event: false };
+        stream.set_write_timeout(Some(timeout))?;
+        let mut connection = Self { stream, timeout, serial: 0, has_event: false };
         let ways = connection.call(Procedure::AuthList, Encoder::default())?;
         let mut ways = Decoder(&ways);
         // A list of ways; 0 is none at all.
         if ways.u32()? > 0 && ways.u32()? != 0 {
             return Err(LibvirtError::Authentication);
         }
-        const READ_ONLY: u32 = 1;
-        connection.call(Procedure::ConnectOpen, Encoder::default().present().string(driver).u32(READ_ONLY))?;
+        // 1: read-only.
+        let flags = u32::from(is_read_only);
+        connection.call(Procedure::ConnectOpen, Encoder::default().present().string(driver).u32(flags))?;
         Ok(connection)
     }
 
@@ -133,6 +166,19 @@ impl Connection {
     pub(super) fn state(&mut self, domain: &Reference) -> Result<i32, LibvirtError> {
         let result = self.call(Procedure::DomainGetState, of(domain).u32(0))?;
         Ok(Decoder(&result).i32()?)
+    }
+
+    /// Does something with a domain; answers when it is done, a shutdown when it was asked for.
+    pub(super) fn control(&mut self, control: Control, domain: &Reference) -> Result<(), LibvirtError> {
+        let procedure = match control {
+            Control::Create => Procedure::DomainCreate,
+            Control::Destroy => Procedure::DomainDestroy,
+            Control::Suspend => Procedure::DomainSuspend,
+            Control::Resume => Procedure::DomainResume,
+            Control::Reset => Procedure::DomainReset,
+            Control::Shutdown => Procedure::DomainShutdown,
+        };
+        self.call(procedure, of(domain)).map(drop)
     }
 
     /// Asks for the lifecycle events of all domains.
@@ -180,7 +226,7 @@ impl Connection {
 
     /// Reads a packet, whose first byte may have been read.
     fn packet(&mut self, first: Option<u8>) -> Result<Packet, LibvirtError> {
-        self.stream.set_read_timeout(Some(CALL_TIMEOUT))?;
+        self.stream.set_read_timeout(Some(self.timeout))?;
         let mut header = [0u8; HEADER_BYTES];
         let read = usize::from(first.is_some());
         header[0] = first.unwrap_or_default();
@@ -199,6 +245,14 @@ impl Connection {
             return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into());
         }
         Ok(Packet { program, kind, serial, status, payload })
+    }
+}
+
+impl Reference {
+    /// Whether it has a UUID, in the usual notation.
+    pub(super) fn has_uuid(&self, uuid: &str) -> bool {
+        let digits: String = self.uuid.iter().map(|byte| format!("{byte:02x}")).collect();
+        uuid.bytes().filter(|byte| *byte != b'-').map(|byte| byte.to_ascii_lowercase()).eq(digits.bytes())
     }
 }
 

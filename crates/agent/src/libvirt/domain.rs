@@ -142,7 +142,7 @@ impl Nic {
 }
 
 /// The names of `virDomainState`, by its numbers.
-fn state_name(state: i32) -> &'static str {
+pub(super) fn state_name(state: i32) -> &'static str {
     const NAMES: [&str; 8] =
         ["NOSTATE", "RUNNING", "BLOCKED", "PAUSED", "SHUTDOWN", "SHUTOFF", "CRASHED", "PMSUSPENDED"];
     usize::try_from(state).ok().and_then(|state| NAMES.get(state)).unwrap_or(&"NOSTATE")

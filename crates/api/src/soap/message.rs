@@ -15,14 +15,14 @@ use super::fault::Fault;
 const ENVELOPE: &str = "http://schemas.xmlsoap.org/soap/envelope/";
 const VIM: &str = "urn:vim25";
 
-/// Deepest element, the envelope counted: arguments of the methods here have no structure of their own.
-const DEPTH_MAX: usize = 8;
+/// Deepest element, the envelope counted: ways of a property collector stand in each other.
+const DEPTH_MAX: usize = 24;
 
-/// Most elements of a message: a view names some types at most.
-const ELEMENTS_MAX: usize = 256;
+/// Most elements of a message: a property collector is told some paths of some types, and ways between them.
+const ELEMENTS_MAX: usize = 1024;
 
 /// An element of a call.
-#[derive(Debug, Default, PartialEq)]
+#[derive(Debug, Default, Clone, PartialEq)]
 pub(super) struct Element {
     pub name: String,
     /// The attribute `type` of what names an object.
@@ -36,6 +36,21 @@ pub(super) struct Element {
 impl Element {
     fn child(&self, name: &'static str) -> Result<&Self, Fault> {
         self.children.iter().find(|child| child.name == name).ok_or(Fault::InvalidArgument(name))
+    }
+
+    /// The elements of a name in it.
+    pub(super) fn all<'e>(&'e self, name: &'static str) -> impl Iterator<Item = &'e Self> {
+        self.children.iter().filter(move |child| child.name == name)
+    }
+
+    /// The first element of a name in it.
+    pub(super) fn first(&self, name: &'static str) -> Option<&Self> {
+        self.all(name).next()
+    }
+
+    /// Whether an argument is there and true.
+    pub(super) fn flag(&self, name: &'static str) -> bool {
+        self.first(name).is_some_and(|flag| matches!(flag.text.trim(), "true" | "1"))
     }
 
     /// The text of an argument.

@@ -10,6 +10,10 @@
 //! | `Login`, `Logout` | `SessionManager` | begin and end a session, which is one of the site's like any other |
 //! | `CreateContainerView`, `DestroyView` | `ViewManager`, a view | a view of the objects of some types below a container |
 //! | `Fetch` | the service, a view, an object | one property: `content`, `view`, `name` |
+//! | `RetrieveProperties`, `RetrievePropertiesEx` | `PropertyCollector` | some properties of objects, and of what is reached from them: `collect` |
+//!
+//! By the last ones `govc` and the finders of others walk the tree of the schema (`tree`), and read what is known of hosts and machines
+//! (`property`). Nothing is written by SOAP, and nothing is waited for: who follows changes reads the feed.
 //!
 //! A session travels in the cookie `vmware_soap_session`. A browser that a foreign page made send it gets nothing for it: such a request
 //! counts as one without a session. A view is not kept: its id says what it is of ([`view`]), so a client that never destroys its views
@@ -19,8 +23,12 @@
 //!
 //! Source: `api/vapi-wire.md`, section 6.
 
+mod collect;
 mod fault;
 mod message;
+mod property;
+mod tree;
+mod value;
 mod view;
 
 use bytes::Bytes;
@@ -35,6 +43,7 @@ use sha2::{Digest as _, Sha256};
 
 use self::fault::Fault;
 use self::message::{Element, escaped};
+use self::tree::Tree;
 use self::view::ContainerView;
 use crate::auth;
 use crate::body::{self, Body};
@@ -148,6 +157,14 @@ async fn call(
             request.container_view()?;
             Ok(Reply::of(&method.name, ""))
         }
+        "RetrieveProperties" => {
+            *name = "soap.RetrieveProperties";
+            request.retrieve_properties("returnval").await
+        }
+        "RetrievePropertiesEx" => {
+            *name = "soap.RetrievePropertiesEx";
+            request.retrieve_properties("objects").await
+        }
         "Fetch" => {
             *name = "soap.Fetch";
             request.fetch()
@@ -252,6 +269,23 @@ impl Request<'_> {
         ContainerView::from_id(&self.this.id).ok_or_else(|| Fault::NoObject(self.this.clone()))
     }
 
+    /// The objects of specifications, each in an `element`; all of them at once, so there is never more to be asked for.
+    async fn retrieve_properties(&self, element: &'static str) -> Result<Reply, Fault> {
+        self.expect_this("propertyCollector")?;
+        self.user()?;
+        let (site, method) = (self.server.site.clone(), self.method.clone());
+        // A large inventory is read for some hundred milliseconds.
+        let reading =
+            tokio::task::spawn_blocking(move || collect::collect(&Tree { view: &site.view() }, &method, element));
+        let objects = reading.await.map_err(|_| Fault::Failed(Error::internal().into()))??;
+        let returned = match element {
+            // Nothing is found: nothing is returned.
+            "objects" if !objects.is_empty() => format!("<returnval>{objects}</returnval>"),
+            _ => objects,
+        };
+        Ok(Reply::of(&self.method.name, &returned))
+    }
+
     fn fetch(&self) -> Result<Reply, Fault> {
         let property = self.method.text_of("prop")?;
         let returned = match (self.this.resource_type.as_str(), property) {
@@ -321,7 +355,8 @@ fn service_content(server: &Server) -> String {
          <version>8.0.3</version><build>0</build><localeVersion>INTL</localeVersion><localeBuild>000</localeBuild>\
          <osType>linux-x64</osType><productLineId>vpx</productLineId><apiType>VirtualCenter</apiType>\
          <apiVersion>{VERSION}</apiVersion><instanceUuid>{uuid}</instanceUuid></about>\
-         <sessionManager type=\"SessionManager\">SessionManager</sessionManager>",
+         <sessionManager type=\"SessionManager\">SessionManager</sessionManager>\
+         <searchIndex type=\"SearchIndex\">SearchIndex</searchIndex>",
         root.id
     )
 }

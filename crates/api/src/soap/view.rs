@@ -10,12 +10,13 @@ use lockstep_model::ResourceId;
 use lockstep_query::View;
 
 use super::fault::Fault;
+use super::tree::Tree;
 
 /// The name of the root folder, as vCenter's is called.
 pub(super) const ROOT_NAME: &str = "Datacenters";
 
 /// The types of the inventory that are managed entities of the VIM schema. No other type of the site is shown.
-const ENTITIES: [&str; 8] = [
+pub(super) const ENTITIES: [&str; 8] = [
     "ClusterComputeResource",
     "Datacenter",
     "Datastore",
@@ -75,8 +76,7 @@ pub(super) struct ContainerView {
 impl ContainerView {
     /// Whether there can be such a view.
     pub(super) fn check(&self, view: &View) -> Result<(), Fault> {
-        let exists = is_entity(self.container.resource_type.as_str()) && view.modified(&self.container).is_some();
-        if self.container != root() && !exists {
+        if !(Tree { view }).exists(&self.container) {
             return Err(Fault::NoObject(self.container.clone()));
         }
         match self.types.iter().all(|name| types_of(name).is_some()) {
@@ -117,11 +117,17 @@ impl ContainerView {
         types.sort_unstable();
         types.dedup();
         let is_root = self.container == root();
+        let tree = Tree { view };
         let is_below = |id: &ResourceId| match (is_root, self.is_recursive) {
             (true, true) => *id != self.container,
+            // What stands in nothing is the root's own, too.
             (true, false) => view.parents(id).first().is_none_or(|parent| *parent == self.container) && *id != root(),
-            (false, true) => view.parents(id).contains(&self.container),
-            (false, false) => view.parents(id).first() == Some(&self.container),
+            // What is stored without the folders between is shown with them and without.
+            (false, false) => {
+                tree.parent(id).as_ref() == Some(&self.container) || view.parents(id).first() == Some(&self.container)
+            }
+            // Hosts contain their machines, too, and clusters those.
+            (false, true) => tree.ancestors(id).contains(&self.container) || view.parents(id).contains(&self.container),
         };
         let below = types.into_iter().flat_map(|name| view.ids(name, None)).filter(is_below);
         let objects: Vec<ResourceId> = below.take(OBJECTS_MAX + 1).collect();

@@ -44,7 +44,11 @@ pub(super) async fn answer(
             let sequence = token::write(server.site.origin(), report.position);
             Ok(with_body(StatusCode::OK, Format::Json, Body::one(summary(&report, &sequence).to_string())))
         }
-        Err(refusal) => Err(refusal.header(LINES_COMMITTED, importer.report().lines)),
+        Err(refusal) => {
+            // Also when it is the body that broke off, what was sent before may be on its way still.
+            importer.abandon().await;
+            Err(refusal.header(LINES_COMMITTED, importer.report().lines))
+        }
     }
 }
 

@@ -87,7 +87,7 @@ impl Pair {
         call(&mut client, "POST", "/api/lockstep/links?action=join", &join)?;
         let image = image.to_str().context("the image's name is no text")?;
         let machine = json!({
-            "resource_type": "VirtualMachine", "id": "vm-bench",
+            "type": "VirtualMachine", "id": "vm-bench",
             "properties": {"name": "bench", "power_state": "POWERED_OFF",
                 "disks": [{"label": "disk0", "path": image, "format": "raw"}]},
         });

@@ -86,7 +86,9 @@ impl Copies {
     fn copy(&self, image: &Path, name: &str) -> anyhow::Result<Timed> {
         let (image, repository) = (quoted(image), quoted(&self.repository()));
         let command = match self.peer {
-            Peer::Rsync => format!("rsync --inplace --no-whole-file --fsync --stats {image} {repository}"),
+            Peer::Rsync => {
+                format!("rsync --inplace --no-whole-file --ignore-times --fsync --stats {image} {repository}")
+            }
             Peer::Borg => {
                 format!("borg create --compression zstd,1 --chunker-params fixed,65536 {repository}::{name} {image}")
             }

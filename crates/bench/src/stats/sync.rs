@@ -133,11 +133,7 @@ impl Cached {
         let site = Site::start(&args.programs, "--no-sample-host")?;
         let mut client = site.connect()?;
         let lines = lines(specs)?;
-        let answer = client.upload(
-            IMPORT_PATH,
-            "application/x-ndjson",
-            Upload { length: lines.len() as u64, reader: &mut lines.as_bytes() },
-        )?;
+        let answer = client.upload(IMPORT_PATH, "application/x-ndjson", Upload::Bytes(lines.as_bytes()))?;
         ensure!(answer.status == 200, "import: status {}: {}", answer.status, String::from_utf8_lossy(&answer.body));
         let mut cached = Cached {
             site,

@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use lockstep_blocks::format::hash_of;
-use lockstep_blocks::{Error, Store};
+use lockstep_blocks::format::{encode_leaf, hash_of, root_hash};
+use lockstep_blocks::{BLOCK_BYTES, Block, DiskSize, Error, Hash, LEAF_BLOCKS, Store};
 use lockstep_storage::faulty::{Disk, Random};
 
 use crate::harness::{DISK, check, content, draft, map, name, root};
@@ -19,7 +19,7 @@ fn what_was_found_after_a_kill_is_there_after_the_power_went_too() {
         let disk = Disk::default();
         let store = open(&disk).unwrap();
         let before = draft(&store, "before", &[]).unwrap();
-        before.put(&[lockstep_blocks::Block::of_plain(&content(5))]).unwrap();
+        before.put(&[Block::of_plain(&content(5))]).unwrap();
         disk.power_off_after(calls);
         // Seals the pack: a footer, and a flush.
         let _ = store.collect_garbage();
@@ -110,4 +110,74 @@ fn a_draft_that_failed_to_begin_or_to_go_leaves_nothing_in_doubt() {
     disk.fail_flushes_after(0);
     assert!(matches!(before.abandon(), Err(Error::Io { .. })));
     assert!(matches!(before.flush(), Err(Error::Poisoned)));
+}
+
+#[test]
+fn a_collection_leaves_what_the_flushed_map_of_a_draft_names() {
+    for seed in 0..16 {
+        let disk = Disk::default();
+        let store = open(&disk).unwrap();
+        let garbage = draft(&store, "garbage", &(100..130).collect::<Vec<_>>()).unwrap();
+        let made = draft(&store, "a", &[5]).unwrap();
+        garbage.abandon().unwrap();
+        // Not flushed: the map may be this one after the power went, or the one before.
+        let block = Block::of_plain(&content(6));
+        let hash = block.hash;
+        made.put(&[block]).unwrap();
+        made.set(DISK.key, &[(0, Some(hash))]).unwrap();
+        assert_eq!(store.collect_garbage().unwrap().packs, 1);
+        let store = open(&disk.after_power_loss(&mut Random::new(seed))).unwrap();
+        let made = store.draft(&name("a")).unwrap().unwrap();
+        let committed = [5, 6].iter().find(|content| made.commit(&root(&map(&[**content])), 1).is_ok());
+        check(&store, "a", &[*committed.unwrap()]);
+    }
+}
+
+#[test]
+fn a_draft_stays_when_there_is_no_room_to_open_it() {
+    let disk = Disk::default();
+    let store = open(&disk).unwrap();
+    // More leaves than may be open: some are stored again whenever the log is read.
+    let leaves = 70;
+    let large = DiskSize { key: DISK.key, bytes: u64::from(leaves * LEAF_BLOCKS) * BLOCK_BYTES as u64 };
+    let garbage = draft(&store, "garbage", &(100..130).collect::<Vec<_>>()).unwrap();
+    let made = store.begin(&name("a"), None, &[large]).unwrap();
+    let block = Block::of_plain(&content(1));
+    let mut map = vec![None; (leaves * LEAF_BLOCKS) as usize];
+    for round in 0..3 {
+        for leaf in 0..leaves {
+            let number = leaf * LEAF_BLOCKS + round;
+            map[number as usize] = Some(block.hash);
+            made.set(DISK.key, &[(number, Some(block.hash))]).unwrap();
+        }
+    }
+    made.put(&[block]).unwrap();
+    made.flush().unwrap();
+    // Leaves that were stored on the way are garbage.
+    garbage.abandon().unwrap();
+    assert_eq!(store.collect_garbage().unwrap().packs, 1);
+    drop((garbage, made, store));
+    disk.set_space(Some(0));
+    let store = open(&disk).unwrap();
+    assert!(matches!(store.draft(&name("a")), Err(Error::Full)));
+    assert_eq!(store.drafts("r"), [name("a")]);
+    drop(store);
+    disk.set_space(None);
+    let store = open(&disk).unwrap();
+    let made = store.draft(&name("a")).unwrap().unwrap();
+    let hashes: Vec<Hash> = map.chunks(LEAF_BLOCKS as usize).map(|leaf| hash_of(&encode_leaf(leaf))).collect();
+    made.commit(&root_hash([(DISK.key, large.bytes, &*hashes)]), 1).unwrap();
+}
+
+#[test]
+fn a_draft_whose_log_is_damaged_begins_anew() {
+    let disk = Disk::default();
+    let store = open(&disk).unwrap();
+    drop(draft(&store, "a", &[1]).unwrap());
+    drop(store);
+    disk.tamper("draft.r.a", |bytes| bytes[20] ^= 1);
+    let store = open(&disk).unwrap();
+    assert!(store.draft(&name("a")).unwrap().is_none() && store.drafts("r").is_empty());
+    store.collect_garbage().unwrap();
+    draft(&store, "a", &[1]).unwrap().commit(&root(&map(&[1])), 1).unwrap();
 }

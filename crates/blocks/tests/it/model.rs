@@ -208,7 +208,7 @@ fn run(steps: Vec<Step>) {
     for name in instances.iter().map(|(name, _)| name) {
         store.remove(name).unwrap();
     }
-    for name in store.drafts("r").unwrap() {
+    for name in store.drafts("r") {
         store.draft(&name).unwrap().unwrap().abandon().unwrap();
     }
     store.collect_garbage().unwrap();

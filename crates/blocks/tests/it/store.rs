@@ -3,12 +3,13 @@
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
 use lockstep_blocks::format::{encode_leaf, hash_of, leaf_blocks, leaf_count, root_hash};
 use lockstep_blocks::{BLOCK_BYTES, Block, DiskSize, Error, Hash, LEAF_BLOCKS, Rule, Store, export_raw};
 use lockstep_storage::faulty::Disk;
 
-use crate::harness::{BLOCKS, DISK, commit, content, name, read, root};
+use crate::harness::{BLOCKS, DISK, commit, content, draft, map, name, read, root, wait_until};
 
 fn packs(directory: &Path) -> Vec<std::path::PathBuf> {
     let files = std::fs::read_dir(directory).unwrap().map(|file| file.unwrap().path());
@@ -232,4 +233,69 @@ fn an_export_is_the_disk_with_holes() {
     assert!(std::fs::read(&path).unwrap() == expected);
     use std::os::unix::fs::MetadataExt;
     assert!(path.metadata().unwrap().blocks() * 512 < DISK.bytes / 4, "zeroes take room");
+}
+
+#[test]
+fn every_leaf_of_an_instance_is_told_also_one_of_zeroes() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = Store::open(directory.path()).unwrap();
+    commit(&store, "a", &[1]).unwrap();
+    commit(&store, "zeroes", &[]).unwrap();
+    for (instance, map) in [("a", map(&[1])), ("zeroes", map(&[]))] {
+        let leaf = store.leaf(&name(instance), DISK.key, 0).unwrap();
+        assert_eq!(leaf, encode_leaf(&map));
+        assert_eq!(store.leaf_hashes(&name(instance), DISK.key, 0, 9).unwrap(), [hash_of(&leaf)]);
+        assert!(matches!(store.leaf(&name(instance), DISK.key, 1), Err(Error::Invalid(_))));
+    }
+}
+
+#[test]
+fn a_block_of_another_length_than_the_disk_has_there_is_not_committed() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = Store::open(directory.path()).unwrap();
+    let draft = store.begin(&name("a"), None, &[DISK]).unwrap();
+    let (short, whole) = (Block::of_plain(b"short"), Block::of_plain(&content(1)));
+    draft.put(&[short.clone(), whole.clone()]).unwrap();
+    let mut map = map(&[]);
+    map[3] = Some(short.hash);
+    draft.set(DISK.key, &[(3, map[3])]).unwrap();
+    let error = draft.commit(&root(&map), 1).unwrap_err();
+    assert_eq!(error.to_string(), "block 3 of disk 2000 has 5 bytes, not 65536");
+    map[3] = Some(whole.hash);
+    draft.set(DISK.key, &[(3, map[3])]).unwrap();
+    draft.commit(&root(&map), 1).unwrap();
+
+    // Of a disk that was cut within a block, what was whole is too long; also after a restart.
+    let cut = DiskSize { key: DISK.key, bytes: 3 * BLOCK_BYTES as u64 + 512 };
+    let root = |map: &[Option<Hash>]| root_hash([(cut.key, cut.bytes, &[hash_of(&encode_leaf(map))][..])]);
+    store.begin(&name("b"), Some(&name("a")), &[cut]).unwrap();
+    drop((draft, store));
+    let store = Store::open(directory.path()).unwrap();
+    let draft = store.draft(&name("b")).unwrap().unwrap();
+    let error = draft.commit(&root(&map[..4]), 1).unwrap_err();
+    assert_eq!(error.to_string(), "block 3 of disk 2000 has 65536 bytes, not 512");
+    let end = Block::of_plain(&content(1)[..512]);
+    map[3] = Some(end.hash);
+    draft.put(&[end]).unwrap();
+    draft.set(DISK.key, &[(3, map[3])]).unwrap();
+    draft.commit(&root(&map[..4]), 1).unwrap();
+}
+
+#[test]
+fn drafts_go_when_nobody_has_flushed_them_for_long() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = Store::open(directory.path()).unwrap();
+    let old = draft(&store, "old", &[1]).unwrap();
+    let begun = Instant::now();
+    wait_until("it is older", || begun.elapsed() > Duration::from_millis(50));
+    drop((old, store));
+    // Its age is in its log.
+    let store = Store::open(directory.path()).unwrap();
+    let hour = Duration::from_secs(3600);
+    assert_eq!(store.drop_old_drafts(hour).unwrap(), []);
+    assert_eq!(store.drop_old_drafts(Duration::from_millis(40)).unwrap(), [name("old")]);
+    assert!(store.drafts("r").is_empty() && store.draft(&name("old")).unwrap().is_none());
+    let young = draft(&store, "young", &[2]).unwrap();
+    assert_eq!(store.drop_old_drafts(hour).unwrap(), []);
+    young.commit(&root(&map(&[2])), 1).unwrap();
 }

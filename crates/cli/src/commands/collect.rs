@@ -5,7 +5,7 @@
 
 mod sources;
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
@@ -79,7 +79,8 @@ pub enum CollectCommand {
     /// Keep this machine, and the virtual machines on it, in the inventory.
     ///
     /// Writes what changed and nothing else, in the name of the account that is given: the role `agent` is enough. What
-    /// others set (tags, annotations, folders) stays. VMs of this machine that are gone are deleted.
+    /// others set (tags, annotations, folders) stays. A VM whose process has ended is off, and known again when it is started; to be rid of
+    /// one, delete its resource.
     #[command(after_help = "Examples:\n  \
         lockstep collect host --url https://site-a:8443 --username agent-7 --once\n  \
         lockstep collect host --interval 10s")]
@@ -156,8 +157,8 @@ pub async fn keep_host(client: &Client, interval: Duration) -> Result<()> {
 async fn round(client: &Client, reader: &Arc<HostReader>) -> Result<()> {
     let reading = reader.clone();
     let observed = tokio::task::spawn_blocking(move || reading.read()).await??;
-    let stored = stored(client, &observed).await?;
     let of_host = of_hosts(client, &observed).await?;
+    let stored = stored(client, &observed, &of_host).await?;
     let key = |resource_type: &str, id: &str| (resource_type.to_owned(), id.to_owned());
     let writes = reconcile::plan(
         &observed,
@@ -185,11 +186,21 @@ async fn round(client: &Client, reader: &Arc<HostReader>) -> Result<()> {
     Ok(())
 }
 
-/// What the inventory has of what was observed.
-async fn stored(client: &Client, observed: &[Observed]) -> Result<HashMap<(String, String), Map<String, Value>>> {
+/// Properties by type and id.
+type Resources = HashMap<(String, String), Map<String, Value>>;
+
+/// Ids by type and host.
+type IdsOfHosts = HashMap<(String, String), Vec<String>>;
+
+/// What the inventory has of what was observed, and of the virtual machines that were not: they may be off.
+async fn stored(client: &Client, observed: &[Observed], of_host: &IdsOfHosts) -> Result<Resources> {
     let mut stored = HashMap::new();
-    for one in observed {
-        let input = GetInput { resource_type: one.resource_type.to_owned(), id: one.id.clone() };
+    let machines = of_host.iter().filter(|((resource_type, _), _)| resource_type == "VirtualMachine");
+    let machines = machines.flat_map(|(_, ids)| ids).map(|id| ("VirtualMachine", id.as_str()));
+    let wanted: BTreeSet<(&str, &str)> =
+        observed.iter().map(|one| (one.resource_type, one.id.as_str())).chain(machines).collect();
+    for (resource_type, id) in wanted {
+        let input = GetInput { resource_type: resource_type.to_owned(), id: id.to_owned() };
         match client.call(Get, input).await {
             Ok(resource) => {
                 if let Value::Object(properties) = json::of_data(&resource.properties.0) {
@@ -204,7 +215,7 @@ async fn stored(client: &Client, observed: &[Observed]) -> Result<HashMap<(Strin
 }
 
 /// What the inventory has of the observed hosts: ids by type and host.
-async fn of_hosts(client: &Client, observed: &[Observed]) -> Result<HashMap<(String, String), Vec<String>>> {
+async fn of_hosts(client: &Client, observed: &[Observed]) -> Result<IdsOfHosts> {
     let mut found = HashMap::new();
     for host in observed.iter().filter(|one| one.resource_type == "HostSystem") {
         for resource_type in TYPES_OF_HOST {

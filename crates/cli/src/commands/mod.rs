@@ -11,9 +11,11 @@ mod link;
 mod login;
 mod model;
 mod query;
+mod replication;
 mod resource;
 mod stats;
 mod tag;
+mod task;
 mod watch;
 
 pub use collect::keep_host;
@@ -73,6 +75,17 @@ pub enum Command {
     /// A link copies the other site's inventory, as read-only resources whose ids begin with that site's name, and follows its changes.
     #[command(subcommand)]
     Link(link::LinkCommand),
+    /// Replicate virtual machines to a linked site, and bring them to life there.
+    ///
+    /// A replication brings what changed on a machine's disks to the other site, as often as its RPO demands, each time as an instance: all disks as
+    /// they were at one point in time. Commands work at either site; what takes long is a task, and is waited for.
+    #[command(subcommand)]
+    Replication(replication::ReplicationCommand),
+    /// List tasks, watch them, and cancel them.
+    ///
+    /// Whatever takes long is a task, which goes on when nobody waits for it.
+    #[command(subcommand)]
+    Task(task::TaskCommand),
     /// Manage accounts.
     #[command(subcommand)]
     Account(account::AccountCommand),
@@ -131,6 +144,8 @@ pub(crate) async fn run(command: Command, globals: &Globals) -> Result<ExitCode>
         Command::Tag(command) => Box::pin(command.run(&context)).await,
         Command::Stats(command) => Box::pin(command.run(&context)).await,
         Command::Link(command) => Box::pin(command.run(&context)).await,
+        Command::Replication(command) => Box::pin(command.run(&context)).await,
+        Command::Task(command) => Box::pin(command.run(&context)).await,
         Command::Account(command) => Box::pin(command.run(&context)).await,
         Command::Status(args) => Box::pin(args.run(&context)).await,
         Command::Check(args) => Box::pin(args.run(&context)).await,

@@ -16,6 +16,7 @@ pub mod site;
 pub mod stats;
 pub mod tagging;
 pub mod tasks;
+pub mod vcenter;
 
 use crate::structure;
 

@@ -2,6 +2,7 @@
 
 mod churn;
 mod inventory;
+mod replica;
 mod samples;
 
 use std::net::SocketAddr;
@@ -99,7 +100,7 @@ async fn serve(args: &DemoArgs, data_dir: &Path) -> Result<()> {
 
     let introduction = Introduction::new(&first, &second, &first_dir, args.plain_http)?;
     let (calls, second_calls) = (first.calls("demo"), second.calls("demo"));
-    let background = [
+    let mut background = vec![
         tokio::spawn(churn::keep_changing(first.site.clone(), here, args.rate)),
         tokio::spawn(churn::keep_changing(second.site.clone(), there, args.rate)),
         tokio::spawn(samples::keep_sampling(calls.clone(), first.stats.clone(), here)),
@@ -108,7 +109,10 @@ async fn serve(args: &DemoArgs, data_dir: &Path) -> Result<()> {
     let mut first = tokio::spawn(first.run(until_told(stopped.clone())));
     let mut second = tokio::spawn(second.run(until_told(stopped)));
     match link(&calls, &second_calls).await {
-        Ok(()) => introduction.print(),
+        Ok(()) => {
+            background.push(tokio::spawn(replica::keep_replicating(calls, first_dir, SECOND)));
+            introduction.print();
+        }
         Err(error) => eprintln!("lockstep: the demo's sites could not be linked: {error}"),
     }
     // One that ends by itself has failed, and the other ends with it.
@@ -200,6 +204,7 @@ Site {FIRST} serves on {url}
             "watch --type VirtualMachine",
             "link list",
             "query 'VirtualMachine where linked_from.domain_name = branch select name, power_state, host.name limit 10 count'",
+            "replication list",
             "stats top",
             "query 'HostSystem where kernel.name = Linux select name, hardware.cpu_model, hardware.cpu_threads, hardware.memory_size_MiB'",
         ] {

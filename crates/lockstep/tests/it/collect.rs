@@ -78,7 +78,7 @@ impl Drop for Killed {
 }
 
 #[test]
-fn a_qemu_process_arrives_in_the_feed_and_leaves_it() {
+fn a_qemu_process_arrives_in_the_feed_and_is_off_when_it_ends() {
     if printed("qemu-system-x86_64", &["--version"]).is_none() {
         eprintln!("skipped: no qemu-system-x86_64; scripts/test-tools.sh installs it");
         return;
@@ -126,6 +126,12 @@ fn a_qemu_process_arrives_in_the_feed_and_leaves_it() {
         (&json!("lockstep-it"), &json!(2), &json!(64))
     );
     drop(qemu);
-    let deleted = eventually(Duration::from_secs(5), "the end of the VM is in the feed", || find(&token, "DELETE"));
-    assert_eq!(deleted["parent_resources"], created["parent_resources"]);
+    let is_off = |change: &Value| change["properties"].to_string().contains("power_state");
+    let ended = eventually(Duration::from_secs(5), "the end of the VM is in the feed", || {
+        find(&token, "UPDATE").filter(is_off)
+    });
+    assert_eq!(ended["parent_resources"], created["parent_resources"]);
+    let stored = server.ok("GET", &format!("/api/lockstep/resources/VirtualMachine/{id}"), &json!(null));
+    assert_eq!(stored["properties"]["power_state"], "POWERED_OFF");
+    assert!(find(&token, "DELETE").is_none(), "a machine that stops is off, not gone");
 }

@@ -50,7 +50,7 @@ pub fn spec(peer: &Server, name: &str, more: Value) -> Value {
     spec
 }
 
-fn link(here: &Server, peer: &Server, name: &str) -> String {
+pub fn link(here: &Server, peer: &Server, name: &str) -> String {
     let made = here.ok("POST", "/api/hvc/links", &spec(peer, name, json!({})));
     made.as_str().unwrap().to_owned()
 }
@@ -59,7 +59,7 @@ fn health(server: &Server, link: &str) -> Value {
     server.ok("GET", &format!("/api/hvc/links/{link}"), &Value::Null)
 }
 
-fn wait_for_health(server: &Server, link: &str, status: &str) -> Value {
+pub fn wait_for_health(server: &Server, link: &str, status: &str) -> Value {
     eventually(SOON, status, || Some(health(server, link)).filter(|info| info["connection_health_status"] == status))
 }
 

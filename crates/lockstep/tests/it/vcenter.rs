@@ -34,7 +34,7 @@ const TYPES: [(&str, &str); 8] = [
 ];
 
 /// A simulator on a port and with a certificate that stay the same when it is started again.
-struct Vcsim {
+pub(crate) struct Vcsim {
     child: Child,
     dir: TempDir,
     port: u16,
@@ -47,7 +47,7 @@ fn tool(name: &str) -> PathBuf {
 }
 
 /// Whether the simulator is there; says so when it is not.
-fn is_there() -> bool {
+pub(crate) fn is_there() -> bool {
     let is_there = tool("vcsim").exists() && tool("govc").exists();
     if !is_there {
         eprintln!("skipped: no vcsim in .tools/vcsim; scripts/test-tools.sh builds it");
@@ -60,7 +60,7 @@ fn free_port() -> u16 {
 }
 
 impl Vcsim {
-    fn start(args: &[&str]) -> Self {
+    pub(crate) fn start(args: &[&str]) -> Self {
         let dir = TempDir::new().unwrap();
         // The one that the simulator has built in is of a key that is too short to be taken seriously.
         let key = rcgen::KeyPair::generate().unwrap();
@@ -85,11 +85,11 @@ impl Vcsim {
         self.child = spawn(&self.dir, self.port, &self.args);
     }
 
-    fn address(&self) -> SocketAddr {
+    pub(crate) fn address(&self) -> SocketAddr {
         SocketAddr::from(([127, 0, 0, 1], self.port))
     }
 
-    fn govc(&self, args: &[&str]) -> String {
+    pub(crate) fn govc(&self, args: &[&str]) -> String {
         let output = Command::new(tool("govc"))
             .args(args)
             .env("GOVC_URL", format!("https://user:pass@127.0.0.1:{}/sdk", self.port))
@@ -122,7 +122,7 @@ impl Vcsim {
     }
 
     /// Lets a server collect from it, by way of `address`, and waits for the first read.
-    fn collect(&self, server: &Server, name: &str, address: SocketAddr) {
+    pub(crate) fn collect(&self, server: &Server, name: &str, address: SocketAddr) {
         let output = self.collect_command(server, name, address).output().unwrap();
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
         eprintln!("{name}: {}", String::from_utf8_lossy(&output.stderr).trim());

@@ -30,8 +30,8 @@ pub const TAG_CATEGORY: &str = "TagCategory";
 pub const TAGS: &str = "tags";
 
 static MODELS: LazyLock<Vec<ResourceModel>> = LazyLock::new(|| {
-    let replication = replication::models();
-    [inventory::models(), own::models(), stats::models(), links::models(), collectors::models(), replication].concat()
+    [inventory::models(), own::models(), stats::models(), links::models(), collectors::models(), replication::models()]
+        .concat()
 });
 
 /// All built-in models.

@@ -286,7 +286,7 @@ impl Pair {
     pub fn counts(&self, replication: &str) -> (usize, usize) {
         let Some(real) = &self.real else { return (self.store().instances().len(), self.store().draft_count()) };
         let store = real.store.lock().clone().unwrap();
-        (store.instances(replication).len(), store.drafts(replication).unwrap().len())
+        (store.instances(replication).len(), store.drafts(replication).len())
     }
 
     pub fn receive(&self) -> Arc<Receive> {

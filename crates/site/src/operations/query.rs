@@ -44,7 +44,9 @@ fn run(site: &Site, spec: &QuerySpec) -> Result<Answer, Error> {
     let view = site.view();
     let query = Query::compile(spec, view.registry(), &site.config.query_limits).map_err(spec_error)?;
     let answer = view.query(&query);
-    let mut json = Vec::with_capacity(16 << 10);
+    // About what the items take, so that the text is seldom moved while it grows.
+    let item_bytes = 128 + 64 * spec.property_spec.len();
+    let mut json = Vec::with_capacity((answer.len() * item_bytes).clamp(1 << 10, 1 << 20));
     json.extend_from_slice(b"{\"items\":");
     answer.write_plain_json(&mut json);
     if let Some(total) = answer.total() {

@@ -52,9 +52,7 @@ pub fn code(error: &Error) -> (u16, &'static str) {
         ErrorKind::NotAllowedInCurrentState
         | ErrorKind::AlreadyExists
         | ErrorKind::AlreadyInDesiredState
-        | ErrorKind::FeatureInUse => {
-            (409, "OperationNotAllowedInState")
-        }
+        | ErrorKind::FeatureInUse => (409, "OperationNotAllowedInState"),
         ErrorKind::ConcurrentChange | ErrorKind::ResourceBusy | ErrorKind::ResourceInUse => {
             (409, "ConcurrentOperation")
         }

@@ -295,6 +295,22 @@ structure! {
 }
 
 structure! {
+    /// How the running sync gets on; Lockstep's own.
+    pub struct SyncProgress = "lockstep.replication.sync_progress" {
+        /// Bytes of the disks that there are to read.
+        total_bytes as "totalBytes": i64,
+        /// Of these, those that are done with.
+        done_bytes as "doneBytes": i64,
+        /// Bytes that differ from the instance before.
+        changed_bytes as "changedBytes": i64,
+        /// Of these, bytes that the destination lacked.
+        sent_bytes as "sentBytes": i64,
+        /// Bytes on the wire.
+        wire_bytes as "wireBytes": i64,
+    }
+}
+
+structure! {
     /// A replication of one machine.
     pub struct Replication = "lockstep.replication.info" {
         /// `C4-` and a UUID; `H4-` and the same is another name.
@@ -337,6 +353,8 @@ structure! {
         last_sync as "lastSync": Option<SyncReport>,
         /// The task that works on it; Lockstep's own.
         task: Option<String>,
+        /// How the running sync gets on, as its source knows it; Lockstep's own.
+        sync_progress as "syncProgress": Option<SyncProgress>,
         /// When the next sync is due, in milliseconds since 1970; Lockstep's own.
         next_sync as "nextSync": Option<i64>,
     }
