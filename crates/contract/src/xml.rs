@@ -147,8 +147,11 @@ fn as_list(value: Data, name: &str) -> Result<Data, String> {
     }
 }
 
-/// The five entities of XML itself, and characters by number.
-fn predefined(entity: &quick_xml::events::BytesRef<'_>) -> Result<char, String> {
+/// The character that an entity stands for: one of the five of XML itself, or one by its number.
+///
+/// # Errors
+/// Any other, which is never expanded.
+pub fn predefined(entity: &quick_xml::events::BytesRef<'_>) -> Result<char, String> {
     if let Some(c) = entity.resolve_char_ref().map_err(|e| format!("not XML: {e}"))? {
         return Ok(c);
     }

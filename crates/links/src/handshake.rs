@@ -35,7 +35,8 @@ use crate::link::Link;
 use crate::live::{Live, WORDS_BYTES_MAX};
 use crate::provider::{AUTHOR, LinkId, initial};
 use crate::removal::delete_account;
-use crate::{Links, account, administrators, times};
+use crate::{Links, account, administrators};
+use lockstep_site::times;
 
 /// How long each step of the handshake may take.
 const STEP_TIMEOUT: Duration = Duration::from_secs(20);

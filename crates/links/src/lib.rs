@@ -51,7 +51,6 @@ mod removal;
 mod runner;
 mod sessions;
 pub mod tagging;
-mod times;
 
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;

@@ -6,7 +6,7 @@ use lockstep_contract::services::links::{Health, Role, State};
 use lockstep_model::{Document, Value};
 
 use crate::provider::LinkId;
-use crate::times;
+use lockstep_site::times;
 
 /// A link: where the other site is, and what it must show.
 #[derive(Debug, Clone, PartialEq)]

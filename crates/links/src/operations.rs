@@ -15,7 +15,8 @@ use crate::invitations::{Invitation, VALID_FOR};
 use crate::link::Link;
 use crate::live::Live;
 use crate::sessions::Sync;
-use crate::{Links, administrators, handshake, removal, tagging, times};
+use crate::{Links, administrators, handshake, removal, tagging};
+use lockstep_site::times;
 
 /// Registers all operations of the service.
 pub(crate) fn register(links: &Arc<Links>, table: &mut Table) {

@@ -9,7 +9,7 @@ use lockstep_client::{Client, ClientError};
 use lockstep_contract::{Error, ErrorKind, Message};
 use lockstep_journal::{Change, CommitError, Expect, Operation};
 use lockstep_model::{Document, LeafChange, LeafPath, ResourceId, Value, builtin};
-use lockstep_site::Site;
+use lockstep_site::{Site, uuid};
 use tokio::sync::watch;
 
 /// The author of what is written for a link.
@@ -34,31 +34,12 @@ impl LinkId {
     /// # Errors
     /// `internal_server_error` when the operating system has no random numbers.
     pub fn random() -> Result<Self, Error> {
-        let mut bytes = [0u8; 16];
-        getrandom::fill(&mut bytes).map_err(|error| {
-            tracing::error!(%error, "no random numbers for a link");
-            Error::internal()
-        })?;
-        // Version 4, variant 1.
-        bytes[6] = bytes[6] & 0x0f | 0x40;
-        bytes[8] = bytes[8] & 0x3f | 0x80;
-        let mut text = String::with_capacity(36);
-        for (i, byte) in bytes.iter().enumerate() {
-            if matches!(i, 4 | 6 | 8 | 10) {
-                text.push('-');
-            }
-            text.push_str(&format!("{byte:02x}"));
-        }
-        Ok(Self(text.into()))
+        Ok(Self(uuid::random()?.into()))
     }
 
     /// The id in a text that comes from outside: only what [`LinkId::random`] makes is one.
     pub fn read(text: &str) -> Option<Self> {
-        let fits = |(i, byte): (usize, u8)| match i {
-            8 | 13 | 18 | 23 => byte == b'-',
-            _ => byte.is_ascii_digit() || matches!(byte, b'a'..=b'f'),
-        };
-        (text.len() == 36 && text.bytes().enumerate().all(fits)).then(|| Self::new(text))
+        uuid::is_uuid(text).then(|| Self::new(text))
     }
 
     /// The id as text.

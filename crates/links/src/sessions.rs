@@ -26,7 +26,7 @@ use tokio::sync::{Notify, watch};
 
 use crate::link::{message_at, message_value};
 use crate::provider::{AUTHOR, LinkId, Progress, Stage, SyncError, SyncProvider};
-use crate::times;
+use lockstep_site::times;
 
 /// How often times of syncs are written down when nothing else changes.
 pub(crate) const WRITTEN_EVERY: Duration = Duration::from_secs(10);

@@ -9,7 +9,7 @@ use lockstep_qemu::{Base, Cycle, CycleDisk, Format, Method, Quiesced, Tag, VmSou
 
 use crate::engine::{About, Doing, Engine, FIRST_DISK_KEY, Machine, MachineDisk, Point};
 use crate::record::Known;
-use crate::ship::{Disk, DiskSource, Extent, Kind, Reading, SourceError, Unlisted};
+use crate::ship::{Disk, DiskSource, Extent, Reading, SourceError, Unlisted};
 
 /// Reads machines of QEMU.
 pub struct Qemu {
@@ -132,18 +132,7 @@ impl DiskSource for QemuDisk {
     }
 
     fn extents(&self) -> Reading<'_, Vec<Extent>> {
-        Box::pin(async move {
-            let extents = self.disk.extents().await.map_err(|e| SourceError::of("asking what changed", e))?;
-            let extent = |extent: lockstep_qemu::Extent| Extent {
-                offset: extent.offset,
-                bytes: extent.bytes,
-                kind: match extent.kind {
-                    lockstep_qemu::Kind::Data => Kind::Data,
-                    lockstep_qemu::Kind::Zero => Kind::Zero,
-                },
-            };
-            Ok(extents.into_iter().map(extent).collect())
-        })
+        Box::pin(async move { self.disk.extents().await.map_err(|e| SourceError::of("asking what changed", e)) })
     }
 
     fn read(&self, offset: u64, bytes: usize) -> Reading<'_, Bytes> {

@@ -52,7 +52,10 @@ pub struct Memory {
 
 /// A piece of [`Memory`].
 #[derive(Debug)]
-pub struct Held(#[allow(dead_code, reason = "it is what its drop gives back")] OwnedSemaphorePermit);
+pub struct Held {
+    /// Given back when this is dropped.
+    _permit: OwnedSemaphorePermit,
+}
 
 impl Default for Memory {
     fn default() -> Self {
@@ -71,7 +74,7 @@ impl Memory {
     pub async fn take(&self, bytes: usize) -> Held {
         let units = bytes.div_ceil(MEMORY_UNIT).clamp(1, self.most);
         match self.units.clone().acquire_many_owned(units as u32).await {
-            Ok(permit) => Held(permit),
+            Ok(permit) => Held { _permit: permit },
             // Nobody closes it.
             Err(_) => std::future::pending().await,
         }

@@ -4,6 +4,7 @@ use std::future::Future;
 use std::pin::Pin;
 
 use bytes::Bytes;
+pub use lockstep_qemu::{Extent, Kind};
 
 /// Why a disk cannot be read.
 #[derive(Debug, thiserror::Error)]
@@ -26,26 +27,6 @@ impl SourceError {
     pub fn of(what: impl Into<String>, source: impl std::error::Error + Send + Sync + 'static) -> Self {
         Self { what: what.into(), source: Some(Box::new(source)) }
     }
-}
-
-/// What a stretch of a disk holds.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kind {
-    /// Something: it must be read.
-    Data,
-    /// Zeroes.
-    Zero,
-}
-
-/// A stretch of a disk.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Extent {
-    /// Where it begins, in bytes.
-    pub offset: u64,
-    /// Its length, in bytes.
-    pub bytes: u64,
-    /// What it holds.
-    pub kind: Kind,
 }
 
 /// Something that a disk is asked for, under way.

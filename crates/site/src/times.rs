@@ -1,6 +1,7 @@
 //! Instants as documents and the wire have them: milliseconds since 1970, and text.
 
 use jiff::Timestamp;
+use lockstep_contract::DateTime;
 
 /// Milliseconds since 1970, by the system's clock.
 pub fn now_ms() -> i64 {
@@ -17,4 +18,22 @@ pub fn text(ms: i64) -> String {
 /// The instant that a text means.
 pub fn read_ms(text: &str) -> Option<i64> {
     text.parse::<Timestamp>().ok().map(Timestamp::as_millisecond)
+}
+
+/// The instant as the contract writes it.
+pub fn date_time(ms: i64) -> DateTime {
+    DateTime(text(ms))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn instants_have_milliseconds_and_read_back() {
+        for (ms, text) in [(0, "1970-01-01T00:00:00.000Z"), (1_714_557_600_120, "2024-05-01T10:00:00.120Z")] {
+            assert_eq!(date_time(ms).0, text);
+            assert_eq!(read_ms(text), Some(ms));
+        }
+    }
 }

@@ -9,7 +9,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_core::Stream;
-use quick_xml::events::{BytesRef, BytesStart, Event};
+use lockstep_contract::xml::predefined;
+use quick_xml::events::{BytesStart, Event};
 use quick_xml::name::ResolveResult;
 use quick_xml::reader::NsReader;
 use tokio::io::{AsyncBufRead, AsyncRead, ReadBuf};
@@ -255,7 +256,7 @@ impl Answer {
             Event::End(_) => Step::Close,
             Event::Text(text) => Step::Text((*text).to_owned()),
             Event::CData(text) => Step::Text((*text).to_owned()),
-            Event::GeneralRef(entity) => Step::Text(character(&entity)?.to_string()),
+            Event::GeneralRef(entity) => Step::Text(predefined(&entity).map_err(malformed)?.to_string()),
             Event::Decl(_) | Event::Comment(_) => Step::Nothing,
             Event::Empty(_) | Event::DocType(_) | Event::PI(_) => {
                 return Err(malformed("document types and processing instructions are refused"));
@@ -293,21 +294,6 @@ fn opened(resolver: &quick_xml::name::NamespaceResolver, start: &BytesStart<'_>)
         }
     }
     Ok(element)
-}
-
-/// The five entities of XML itself, and characters by number.
-fn character(entity: &BytesRef<'_>) -> Result<char, XmlError> {
-    if let Some(c) = entity.resolve_char_ref().map_err(|e| malformed(format!("not XML: {e}")))? {
-        return Ok(c);
-    }
-    match &**entity {
-        "lt" => Ok('<'),
-        "gt" => Ok('>'),
-        "amp" => Ok('&'),
-        "apos" => Ok('\''),
-        "quot" => Ok('"'),
-        _ => Err(malformed("an entity besides those of XML itself")),
-    }
 }
 
 #[cfg(test)]

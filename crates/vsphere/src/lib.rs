@@ -42,7 +42,6 @@ mod service;
 mod status;
 mod stored;
 mod tags;
-mod times;
 mod tree;
 mod vim;
 

@@ -22,7 +22,8 @@ use crate::object::Ids;
 use crate::run::{Run, Source};
 use crate::status::{self, Status};
 use crate::stored::{self, Collector, purpose, resource};
-use crate::{tags, times, vim};
+use crate::{tags, vim};
+use lockstep_site::times;
 
 /// Collectors at the most: each holds a connection and a task.
 const COLLECTORS_MAX: usize = 100;

@@ -7,7 +7,7 @@ use lockstep_model::ResourceId;
 use parking_lot::Mutex;
 
 use crate::object::Hidden;
-use crate::times;
+use lockstep_site::times;
 
 /// Kinds of hidden properties that are told apart; further ones are not told.
 const HIDDEN_MAX: usize = 200;

@@ -8,8 +8,8 @@ use lockstep_contract::services::collectors::{Kind, Phase};
 use lockstep_model::{Document, ResourceId, Value, builtin};
 use lockstep_site::{Site, WriteError};
 
-use crate::times;
 use crate::vim::About;
+use lockstep_site::times;
 
 /// Tries before a write gives up against others.
 const TRIES_MAX: usize = 16;

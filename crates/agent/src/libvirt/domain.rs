@@ -235,10 +235,7 @@ fn elements(xml: &str) -> Option<Vec<Element>> {
             }
             Event::GeneralRef(entity) => {
                 if let Some((_, element)) = open.last() {
-                    let character = entity.resolve_char_ref().ok()?.map(String::from);
-                    let text = character
-                        .or_else(|| quick_xml::escape::resolve_predefined_entity(&entity).map(str::to_owned))?;
-                    elements[*element].text.push_str(&text);
+                    elements[*element].text.push(lockstep_contract::xml::predefined(&entity).ok()?);
                 }
             }
             Event::Eof => return Some(elements),

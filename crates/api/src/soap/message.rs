@@ -6,7 +6,7 @@
 use std::borrow::Cow;
 
 use lockstep_model::ResourceId;
-use quick_xml::events::{BytesRef, BytesStart, Event};
+use quick_xml::events::{BytesStart, Event};
 use quick_xml::name::ResolveResult;
 use quick_xml::reader::NsReader;
 
@@ -115,7 +115,7 @@ fn tree(text: &str) -> Result<Element, String> {
             Event::Text(text) => add_text(&mut open, &text)?,
             Event::CData(text) => add_text(&mut open, &text)?,
             Event::GeneralRef(entity) => {
-                let text = character(&entity)?;
+                let text = lockstep_contract::xml::predefined(&entity)?;
                 add_text(&mut open, text.encode_utf8(&mut [0; 4]))?;
             }
             Event::Decl(_) | Event::Comment(_) => {}
@@ -155,21 +155,6 @@ fn add_text(open: &mut [Element], text: &str) -> Result<(), String> {
         None => return Err("text outside of the root element".to_owned()),
     }
     Ok(())
-}
-
-/// The five entities of XML itself, and characters by number.
-fn character(entity: &BytesRef<'_>) -> Result<char, String> {
-    if let Some(c) = entity.resolve_char_ref().map_err(|e| format!("not XML: {e}"))? {
-        return Ok(c);
-    }
-    match &**entity {
-        "lt" => Ok('<'),
-        "gt" => Ok('>'),
-        "amp" => Ok('&'),
-        "apos" => Ok('\''),
-        "quot" => Ok('"'),
-        _ => Err("an entity besides those of XML itself".to_owned()),
-    }
 }
 
 /// The message with this body.

@@ -327,7 +327,7 @@ fn list(view: &View, step: &mut Step, id: &ResourceId, is_ours: bool, theirs: &S
             // The mark comes after all that was heard of, so that it is known to be over wherever it was made.
             if merged.is.keys().any(|key| key != GONE) {
                 let site: Arc<str> = own.into();
-                let tick = merged.tick(crate::times::now_ms(), 0);
+                let tick = merged.tick(lockstep_site::times::now_ms(), 0);
                 merged.bury(&Stamp { tick, site });
             }
             if merged != before {

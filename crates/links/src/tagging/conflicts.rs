@@ -7,7 +7,6 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use jiff::Timestamp;
 use lockstep_contract::services::TypedId;
 use lockstep_contract::services::links::tagging::{Conflict as Shown, ConflictsInput, Reason};
 use lockstep_contract::{DateTime, Error};
@@ -25,7 +24,7 @@ use super::serve::Names;
 use crate::SyncError;
 use crate::inventory::frame::FrameWriter;
 use crate::provider::AUTHOR;
-use crate::times;
+use lockstep_site::times;
 
 /// How long a conflict is kept.
 const KEPT_MS: i64 = 30 * 24 * 3600 * 1000;
@@ -167,8 +166,8 @@ pub(super) fn reckon_id(home: &ResourceId, key: &str, reason: Reason, lost: &Sta
 }
 
 fn time_text(stamp: &Stamp) -> String {
-    // A stamp of 2^62 is some millions of years ahead, and no date.
-    Timestamp::from_millisecond(stamp.time_ms()).map_or_else(|_| times::date_time(0).0, |at| format!("{at:.3}"))
+    // A stamp of 2^62 is some millions of years ahead, and no date: it shows as 1970.
+    times::text(stamp.time_ms())
 }
 
 /// Tells a conflict.

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on stops")]
 
 mod agent;
+mod availability;
 mod cli;
 mod collect;
 mod crash;

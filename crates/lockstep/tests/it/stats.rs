@@ -8,7 +8,8 @@ use lockstep_contract::points::{Batch, Identifier, Series};
 use prost::Message as _;
 use serde_json::{Value, json};
 
-use crate::server::{PASSWORD, Server, USER, read, root};
+use crate::sdk;
+use crate::server::{Server, read};
 
 fn server() -> Server {
     Server::start_with(&["--plain-http", "--no-collect-host", "--no-sample-host"])
@@ -502,26 +503,10 @@ fn bad_input_gets_the_error_of_the_contract_and_changes_nothing() {
 
 #[test]
 fn the_python_sdk_discovers_acquires_and_queries_over_tls() {
-    let python = root().join(".tools/sdk/bin/python");
-    if !python.exists() {
-        eprintln!("skipped: no Python SDK in .tools/sdk; scripts/test-tools.sh installs it");
-        return;
-    }
+    let Some(python) = sdk::python("vmware.vapi") else { return };
     // With a virtual machine, if there can be one, the disk counters of machines have points too.
     let qemu = crate::agent::idle_machines(1);
     let server = Server::start_with(&[]);
-    let output = std::process::Command::new(python)
-        .arg(root().join("tests/sdk/stats.py"))
-        .arg(server.url.trim_start_matches("https://"))
-        .args([USER, PASSWORD])
-        .arg(server.data.path().join("tls-cert.pem"))
-        .args((!qemu.is_empty()).then_some("--vm"))
-        .env_remove("REQUESTS_CA_BUNDLE")
-        .env_remove("CURL_CA_BUNDLE")
-        .output()
-        .unwrap();
-    let printed = String::from_utf8_lossy(&output.stdout);
-    assert!(output.status.success(), "{printed}\n{}", String::from_utf8_lossy(&output.stderr));
-    assert!(printed.ends_with("done\n"), "{printed}");
-    eprintln!("{printed}");
+    let machine = (!qemu.is_empty()).then(|| "--vm".to_owned());
+    sdk::run(python, "stats.py", sdk::address(&server).into_iter().chain(machine));
 }

@@ -1,12 +1,12 @@
 //! Tagging over the wire: REST of both generations, VMware's clients, the command line, and the SOAP that finds what to tag.
 
-use std::process::Command;
 use std::time::Duration;
 
 use reqwest::blocking::Response;
 use serde_json::{Value, json};
 
-use crate::server::{PASSWORD, Server, USER, http, read, root};
+use crate::sdk;
+use crate::server::{PASSWORD, Server, USER, http, read};
 
 /// A server with a datacenter, a cluster, a host and two VMs, and its certificate when it speaks TLS.
 fn server(args: &[&str]) -> Server {
@@ -276,28 +276,9 @@ fn an_attachment_never_outlives_its_tag() {
 
 #[test]
 fn vmwares_clients_find_a_cluster_and_run_the_tagging_workflow() {
-    let python = root().join(".tools/sdk/bin/python");
-    let has_pyvmomi = Command::new(&python).args(["-c", "import pyVmomi"]).output().is_ok_and(|o| o.status.success());
-    if !has_pyvmomi {
-        eprintln!("skipped: no Python SDK with pyVmomi in .tools/sdk; scripts/test-tools.sh installs it");
-        return;
-    }
+    let Some(python) = sdk::python("pyVmomi") else { return };
     let server = server(&[]);
-    let output = Command::new(python)
-        .arg(root().join("tests/sdk/tagging.py"))
-        .arg(server.url.trim_start_matches("https://"))
-        .args([USER, PASSWORD])
-        .arg(server.data.path().join("tls-cert.pem"))
-        .arg("Cluster0")
-        // What is exported here would override what the SDK is given.
-        .env_remove("REQUESTS_CA_BUNDLE")
-        .env_remove("CURL_CA_BUNDLE")
-        .output()
-        .unwrap();
-    let printed = String::from_utf8_lossy(&output.stdout);
-    assert!(output.status.success(), "{printed}\n{}", String::from_utf8_lossy(&output.stderr));
-    assert!(printed.ends_with("done\n"), "{printed}");
-    eprintln!("{printed}");
+    sdk::run(python, "tagging.py", sdk::address(&server).into_iter().chain(["Cluster0".to_owned()]));
 }
 
 const VIM: &str = r#"xmlns="urn:vim25""#;

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
+use crate::sdk;
 use crate::server::{PASSWORD, Server, USER, eventually, root};
 use crate::vcenter::{self, Vcsim};
 
@@ -81,25 +82,8 @@ fn furnish(server: &Server) {
 
 /// Runs the SDK's script; false, with the reason printed, where there is no SDK.
 fn run_script(server: &Server, args: &[&str]) -> bool {
-    let python = root().join(".tools/sdk/bin/python");
-    if !python.exists() {
-        eprintln!("skipped: no Python SDK in .tools/sdk; scripts/test-tools.sh installs it");
-        return false;
-    }
-    let output = Command::new(python)
-        .arg(root().join("tests/sdk/vcenter.py"))
-        .arg(server.url.trim_start_matches("https://"))
-        .args([USER, PASSWORD])
-        .arg(server.data.path().join("tls-cert.pem"))
-        .args(args)
-        .env_remove("REQUESTS_CA_BUNDLE")
-        .env_remove("CURL_CA_BUNDLE")
-        .output()
-        .unwrap();
-    let printed = String::from_utf8_lossy(&output.stdout);
-    assert!(output.status.success(), "{printed}\n{}", String::from_utf8_lossy(&output.stderr));
-    assert!(printed.ends_with("done\n"), "{printed}");
-    eprintln!("{printed}");
+    let Some(python) = sdk::python("vmware.vapi") else { return false };
+    sdk::run(python, "vcenter.py", sdk::address(server).iter().map(String::as_str).chain(args.iter().copied()));
     true
 }
 
