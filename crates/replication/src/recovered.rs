@@ -50,5 +50,5 @@ mod work;
 pub use error::Error;
 pub use power::{PoweredOff, power_off};
 pub use process::Process;
-pub use recoveries::{Config, MachineDisks, Observer, Recoveries, SourceDisk, Wanted};
+pub use recoveries::{Config, MachineDisk, Observer, RecoveredMachine, Recoveries, Wanted};
 pub use state::{Accelerator, Hardware, Power, Purpose, RecoveredDisk, Recovery, Step};

@@ -204,6 +204,7 @@ impl Replications {
             Verb::Migrate => self.migrate(id, order.input::<RecoverInput>()?, handle).await,
             Verb::Reverse => self.reverse(id, handle).await,
             Verb::PowerOff => self.power_off(id, handle).await,
+            Verb::Seed => self.seed(id, handle).await,
         }
     }
 
@@ -339,7 +340,16 @@ impl Replications {
     /// Says that this service takes up its tasks after a restart.
     pub(crate) fn take_up_tasks(self: &Arc<Self>) {
         // The others would not find things as they left them.
-        let verbs = [Verb::Sync, Verb::Pause, Verb::Resume, Verb::Reconfigure, Verb::Stop, Verb::Verify];
+        let verbs = [
+            Verb::Sync,
+            Verb::Pause,
+            Verb::Resume,
+            Verb::Reconfigure,
+            Verb::Stop,
+            Verb::Verify,
+            Verb::Reverse,
+            Verb::Seed,
+        ];
         for verb in verbs {
             let here = Arc::downgrade(self);
             let resume = move |task: TaskRecord, handle: Handle| -> Option<Work> {
@@ -349,7 +359,9 @@ impl Replications {
                     true => here.find_vapp(&task.asked.resource_id),
                     false => here.find(&task.asked.resource_id),
                 };
-                let record = record.ok().filter(|record| record.side == order.verb.side())?;
+                // One that was turned around has changed sides, and its task just ends.
+                let is_ours = |record: &Record| record.side == order.verb.side() || order.verb == Verb::Reverse;
+                let record = record.ok().filter(is_ours)?;
                 let Ok(Asked::Taken(turn)) = here.turns.take(&record.id, order.verb, &task.id) else { return None };
                 Some(Box::pin(here.work(record.id, order, turn, handle)))
             };
@@ -359,7 +371,6 @@ impl Replications {
 
     /// Puts in order what a crash left: nothing goes on that no task works on.
     pub(crate) async fn settle(self: &Arc<Self>) {
-        self.serve_tests_again().await;
         for record in self.all() {
             // Whatever happened meanwhile, the other side gets it.
             self.untold.lock().insert(record.id.clone());
@@ -374,8 +385,12 @@ impl Replications {
                     })
                     .await
                 }
+                // Of a recovery that was not complete nothing stays.
                 Side::Destination if record.recovery() == RecoveryState::InProgress => {
-                    self.recovery_failed(&record.id, &interrupted()).await
+                    match self.clear(&record.id).await {
+                        Ok(()) => self.recovery_failed(&record.id, &interrupted()).await,
+                        Err(error) => Err(error),
+                    }
                 }
                 Side::Source | Side::Destination => continue,
             };

@@ -40,6 +40,9 @@ const MEMORY_MIB_MAX: u64 = 16 << 20;
 /// Bytes that are kept of what the machine says on its serial line.
 const CONSOLE_BYTES: usize = 64 << 10;
 
+/// Most characters of a machine's name that are shown to people.
+const NAME_CHARS_MAX: usize = 60;
+
 /// Most letters of a network interface's name, that Linux sets.
 const INTERFACE_BYTES_MAX: usize = 15;
 
@@ -157,7 +160,9 @@ fn arguments(accelerator: &str, images: &Images, place: &Place, recovery: &Recov
     let mut all: Vec<OsString> = Vec::new();
     let mut add = |arguments: &[&str]| all.extend(arguments.iter().map(OsString::from));
     let hardware = &recovery.hardware;
-    add(&["-name", &format!("lockstep-{}", recovery.replication)]);
+    let name: String = hardware.name.chars().filter(|c| !c.is_control()).take(NAME_CHARS_MAX).collect();
+    // A comma would begin another option.
+    add(&["-name", &format!("guest={}", name.replace(',', ",,")), "-uuid", &hardware.uuid]);
     add(&["-no-user-config", "-nodefaults", "-display", "none", "-vga", "std"]);
     add(&["-machine", "pc", "-accel", accelerator, "-cpu", "max"]);
     add(&["-smp", &hardware.cpus.to_string(), "-m", &format!("{}M", hardware.memory_mib)]);
@@ -244,7 +249,8 @@ mod tests {
     #[test]
     fn what_cannot_be_run_is_refused() {
         let check = |cpus, memory_mib, bridge: Option<&str>, disks, expected: &str| {
-            let hardware = Hardware { cpus, memory_mib, bridge: bridge.map(str::to_owned) };
+            let (name, uuid) = ("m".to_owned(), "c0ffee00-0000-4000-8000-000000000002".to_owned());
+            let hardware = Hardware { name, uuid, cpus, memory_mib, bridge: bridge.map(str::to_owned) };
             let found = super::check(&hardware, disks).err().map_or_else(String::new, |error| error.to_string());
             assert_eq!(found, expected);
         };

@@ -10,7 +10,6 @@ use lockstep_blocks::{Hash, Name, Store};
 use lockstep_site::tasks::Handle;
 
 use super::error::Error;
-use super::exports::export_name;
 use super::guest;
 use super::power::{PoweredOff, power_off};
 use super::process::Held;
@@ -90,32 +89,24 @@ pub struct Wanted {
     pub power_on: bool,
 }
 
-/// A recovered disk, as whoever replicates it needs it.
+/// A disk of a recovered machine.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct SourceDisk {
-    /// Which of the machine's.
-    pub index: u32,
+pub struct MachineDisk {
     /// Its key in the instance.
     pub key: u32,
     /// Its size.
     pub bytes: u64,
     /// Its image, a qcow2.
     pub path: PathBuf,
-    /// The device that its QEMU has it in.
-    pub device: String,
 }
 
-/// What the reverse direction begins with.
+/// A recovered machine, as whoever replicates it needs it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct MachineDisks {
-    /// The instance that the disks were made of. What has not been written since equals it; so it is the base that is compared with.
-    pub instance: Name,
-    /// What the instance holds.
-    pub root: Hash,
+pub struct RecoveredMachine {
     /// The monitor for who replicates the machine; none when it is off.
     pub monitor: Option<PathBuf>,
-    /// The disks.
-    pub disks: Vec<SourceDisk>,
+    /// The disks, by key.
+    pub disks: Vec<MachineDisk>,
 }
 
 /// The recoveries of a site. Clones are the same.
@@ -291,29 +282,21 @@ impl Recoveries {
         .await
     }
 
-    /// What a replication of the recovered machine reads, and compares with.
+    /// The recovered machine of a replication.
     ///
     /// # Errors
-    /// [`Error::Absent`]; [`Error::State`] for a test.
-    pub fn source(&self, replication: &str) -> Result<MachineDisks, Error> {
-        let absent = || Error::Absent(replication.to_owned());
-        let recovery = self.get(replication).ok_or_else(absent)?;
-        if recovery.purpose == Purpose::Test {
-            return Err(Error::State { replication: replication.to_owned(), state: "is a test, and not replicated" });
-        }
+    /// [`Error::Absent`].
+    pub fn machine(&self, replication: &str) -> Result<RecoveredMachine, Error> {
+        let recovery = self.get(replication).ok_or_else(|| Error::Absent(replication.to_owned()))?;
         let place = self.shared.place(replication);
-        let disk = |(index, disk): (usize, &super::state::RecoveredDisk)| SourceDisk {
-            index: u32::try_from(index).unwrap_or(u32::MAX),
+        let disk = |disk: &super::state::RecoveredDisk| MachineDisk {
             key: disk.key,
             bytes: disk.bytes,
             path: place.disk(disk.key),
-            device: guest::device(index),
         };
-        Ok(MachineDisks {
-            instance: recovery.name().ok_or_else(absent)?,
-            root: recovery.root_hash().ok_or_else(absent)?,
+        Ok(RecoveredMachine {
             monitor: matches!(recovery.power, Power::On(_)).then(|| place.monitor()),
-            disks: recovery.disks.iter().enumerate().map(disk).collect(),
+            disks: recovery.disks.iter().map(disk).collect(),
         })
     }
 
@@ -327,10 +310,5 @@ impl Recoveries {
             return Err(Error::State { replication: replication.to_owned(), state: "is off" });
         }
         guest::console(&self.shared.place(replication)).await
-    }
-
-    /// The name by which an NBD client reads a disk of an instance that is served.
-    pub fn export_name(instance: &Name, disk: u32) -> String {
-        export_name(instance, disk)
     }
 }

@@ -65,6 +65,10 @@ pub enum Accelerator {
 /// What a recovered machine has besides disks.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Hardware {
+    /// Its name, for people.
+    pub name: String,
+    /// What its firmware says that it is.
+    pub uuid: String,
     /// Processors.
     pub cpus: u32,
     /// Memory, in MiB.

@@ -104,14 +104,11 @@ fn a_failover_that_is_off_holds_what_the_instance_does() {
         wait_said(&recoveries, "up Z\n").await;
         let error = recoveries.power_on(REPLICATION).await.unwrap_err();
         assert!(matches!(error, Error::State { .. }), "{error}");
-        let source = recoveries.source(REPLICATION).unwrap();
-        assert_eq!((source.instance, source.root), (name(), site.root));
-        assert_eq!(
-            source.disks.iter().map(|disk| (disk.index, disk.key, &*disk.device)).collect::<Vec<_>>(),
-            [(0, 2000, "vd0"), (1, 2001, "vd1")]
-        );
+        let machine = recoveries.machine(REPLICATION).unwrap();
+        let disks = machine.disks.iter().map(|disk| (disk.key, disk.path.to_str().unwrap().to_owned()));
+        assert_eq!(disks.collect::<Vec<_>>(), [2000, 2001].map(|key| (key, site.disk(key))));
         // As a migration does, by the monitor of who replicates it.
-        let monitor = source.monitor.unwrap();
+        let monitor = machine.monitor.unwrap();
         assert_eq!(power_off(&monitor, PATIENCE).await.unwrap(), PoweredOff::ByGuest);
         wait_off(&recoveries).await;
         assert_eq!(power_off(&monitor, PATIENCE).await.unwrap(), PoweredOff::WasOff);

@@ -158,7 +158,8 @@ impl Site {
     }
 
     pub fn wanted(&self, purpose: Purpose, power_on: bool) -> Wanted {
-        let hardware = Hardware { cpus: 1, memory_mib: 32, bridge: None };
+        let uuid = "c0ffee00-0000-4000-8000-000000000002".to_owned();
+        let hardware = Hardware { name: "one, and only".to_owned(), uuid, cpus: 1, memory_mib: 32, bridge: None };
         Wanted { instance: name(), root: Some(self.root), purpose, hardware, power_on }
     }
 
