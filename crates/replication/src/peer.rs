@@ -189,6 +189,11 @@ impl Replications {
             }
             if let Ok(store) = self.store() {
                 let (store, id) = (store.clone(), record.id.clone());
+                for instance in store.instances(&id) {
+                    if let Some(recoveries) = &self.recoveries {
+                        recoveries.stop_serving(instance.name.clone()).await?;
+                    }
+                }
                 blocking(move || {
                     for instance in store.instances(&id) {
                         store.remove(&instance.name)?;

@@ -48,6 +48,7 @@ mod takeup;
 mod work;
 
 pub use error::Error;
+pub use exports::SERVED_MAX;
 pub use power::{PoweredOff, power_off};
 pub use process::Process;
 pub use recoveries::{Config, MachineDisk, Observer, RecoveredMachine, Recoveries, Wanted};

@@ -392,6 +392,13 @@ impl Replications {
                         Err(error) => Err(error),
                     }
                 }
+                // Turned around, the old machine is in the seed.
+                Side::Destination
+                    if record.recovery() == RecoveryState::NotStarted
+                        && self.recoveries.as_ref().is_some_and(|recoveries| recoveries.get(&record.id).is_some()) =>
+                {
+                    self.clear(&record.id).await.map(|()| record.clone())
+                }
                 Side::Source | Side::Destination => continue,
             };
             if let Err(error) = changed {

@@ -7,6 +7,7 @@ mod availability;
 mod cli;
 mod collect;
 mod crash;
+mod failback;
 mod feed;
 mod inventory;
 mod links;

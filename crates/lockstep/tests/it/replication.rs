@@ -233,10 +233,7 @@ fn a_test_reads_the_instance_where_it_is_and_a_failover_brings_the_machine_up() 
     b.restart();
     let destination = Api::log_in(&b);
     assert!(test.pid().is_some());
-    assert!(
-        content(&test.0.join("disk-2000.qcow2")) == before,
-        "a test shows the instance that it was made of"
-    );
+    assert!(content(&test.0.join("disk-2000.qcow2")) == before, "a test shows the instance that it was made of");
     let cleaned = destination.done("DELETE", &tested, &Value::Null);
     assert_eq!(cleaned["result"]["destinationState"]["recoveryInfo"]["recoveryState"], "NOT_STARTED");
     assert!(test.pid().is_none() && !test.0.exists());

@@ -1,7 +1,7 @@
 //! Making recovered disks independent of the instance.
 //!
 //! A running machine's QEMU copies what its disks lack while the guest works (`block-stream`); those of one that is off are copied by
-//! `qemu-img`. Both go on where an earlier try stopped, since what is copied is in the image, and an image is cut off from the instance only
+//! `qemu-img`. Neither relies on what a QEMU that is killed would lose. Both go on where an earlier try stopped, since what is copied is in the image, and an image is cut off from the instance only
 //! when it holds everything.
 
 use std::time::Duration;
@@ -75,6 +75,12 @@ async fn stream_by(control: &Qmp, index: usize, progress: &mut (dyn FnMut(u64, u
                     break;
                 }
                 is_begun = true;
+                // What QEMU has not written yet of the image's tables would be lost with it, and no instance would be below any more.
+                if found["status"] == "pending" {
+                    flush(control, index).await?;
+                    control.execute("job-finalize", json!({"id": job})).await?;
+                    continue;
+                }
                 tokio::time::sleep(POLL_PAUSE).await;
             }
             None if is_begun => break,
@@ -82,7 +88,8 @@ async fn stream_by(control: &Qmp, index: usize, progress: &mut (dyn FnMut(u64, u
                 if !has_below(control, index).await? {
                     break;
                 }
-                let arguments = json!({"job-id": job, "device": node(index), "auto-dismiss": false});
+                let arguments =
+                    json!({"job-id": job, "device": node(index), "auto-dismiss": false, "auto-finalize": false});
                 control.execute("block-stream", arguments).await?;
                 is_begun = true;
             }
@@ -97,6 +104,16 @@ async fn stream_by(control: &Qmp, index: usize, progress: &mut (dyn FnMut(u64, u
         return Err(Error::Program { program: format!("copying {}", node(index)), reason });
     }
     Ok(())
+}
+
+/// Has QEMU write what it holds back of a disk.
+async fn flush(control: &Qmp, index: usize) -> Result<(), Error> {
+    let arguments = json!({"command-line": format!("qemu-io {} flush", node(index))});
+    let said = control.execute("human-monitor-command", arguments).await?;
+    match said.as_str().unwrap_or_default().trim() {
+        "" => Ok(()),
+        reason => Err(Error::Program { program: format!("flushing {}", node(index)), reason: reason.to_owned() }),
+    }
 }
 
 /// Ends a copying that was begun; the disk goes on needing the instance.

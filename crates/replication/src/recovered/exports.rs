@@ -5,7 +5,7 @@
 //! was before. The file `holds` says which were, and is written before the first pin; so a pin of ours never outlives what it was for by
 //! more than a restart.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -23,6 +23,9 @@ use super::state::{read_file, write_durably};
 
 /// Disks that are read at a time, and requests of each that are worked on: together at most 2 GiB of pieces of answers.
 const LIMITS: Limits = Limits { clients: 256, in_flight: 8 };
+
+/// Most instances that are served for people at a time: each has its disks open.
+pub const SERVED_MAX: usize = 64;
 
 /// Runs of an answer about what a disk holds.
 const RUNS_MAX: usize = 4096;
@@ -106,6 +109,8 @@ pub(super) struct Offers {
     exports: Exports,
     /// Held while the file and a pin are written.
     holds: Mutex<BTreeMap<Name, Hold>>,
+    /// Those that are held for people. Held while one comes or goes.
+    shown: Mutex<BTreeSet<Name>>,
     _server: Server,
 }
 
@@ -125,7 +130,15 @@ impl Offers {
         let listener = Listener::unix(&socket).map_err(io_error(what()))?;
         set_private(&socket).map_err(io_error(what()))?;
         let server = Server::start(listener, exports.clone(), LIMITS);
-        Ok(Self { store, file, exports, holds: Mutex::new(left.collect()), _server: server, socket })
+        Ok(Self {
+            store,
+            file,
+            exports,
+            holds: Mutex::new(left.collect()),
+            shown: Mutex::default(),
+            _server: server,
+            socket,
+        })
     }
 
     /// Where it listens.
@@ -154,6 +167,27 @@ impl Offers {
                 Err(error)
             }
         }
+    }
+
+    /// Holds an instance for people, if it is not yet.
+    pub(super) fn show(&self, name: &Name) -> Result<Arc<Instance>, Error> {
+        let mut shown = self.shown.lock();
+        if shown.contains(name) {
+            return self.store.instance(name).ok_or_else(|| lockstep_blocks::Error::NoInstance(name.clone()).into());
+        }
+        if shown.len() >= SERVED_MAX {
+            let what = "the number of instances that are served";
+            return Err(Error::Limit { what, found: shown.len() as u64 + 1, limit: SERVED_MAX as u64 });
+        }
+        let instance = self.hold(name, None)?;
+        shown.insert(name.clone());
+        Ok(instance)
+    }
+
+    /// Lets it go, if it is held for people.
+    pub(super) fn hide(&self, name: &Name) -> Result<(), Error> {
+        let mut shown = self.shown.lock();
+        if shown.remove(name) { self.let_go(name) } else { Ok(()) }
     }
 
     fn offer(&self, instance: &Instance, holds: &mut BTreeMap<Name, Hold>) -> Result<(), Error> {

@@ -6,7 +6,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use lockstep_blocks::{Hash, Name, Store};
+use lockstep_blocks::{DiskSize, Hash, Name, Store};
 use lockstep_site::tasks::Handle;
 
 use super::error::Error;
@@ -140,26 +140,27 @@ impl Recoveries {
         self.all().into_iter().filter(is_unfinished).map(|recovery| recovery.replication).collect()
     }
 
-    /// Serves an instance for people, as long as it is not told otherwise or Lockstep ends. Answers the URL of each disk, by key.
+    /// Serves an instance for people, as long as it is not told otherwise or Lockstep ends. Answers its disks with the URL of each, by key. One
+    /// that is served for people already is served once.
     ///
     /// # Errors
-    /// [`Error::Store`] when there is no such instance, [`Error::RootDiffers`].
-    pub async fn serve(&self, instance: Name) -> Result<Vec<(u32, String)>, Error> {
+    /// [`Error::Store`] when there is no such instance, [`Error::RootDiffers`], [`Error::Limit`] beyond [`SERVED_MAX`].
+    pub async fn serve(&self, instance: Name) -> Result<Vec<(DiskSize, String)>, Error> {
         let shared = self.shared.clone();
         blocking(move || {
-            let held = shared.offers.hold(&instance, None)?;
-            Ok(held.disks().map(|disk| (disk.key, shared.images.url(&instance, disk.key))).collect())
+            let held = shared.offers.show(&instance)?;
+            Ok(held.disks().map(|disk| (disk, shared.images.url(&instance, disk.key))).collect())
         })
         .await
     }
 
-    /// Serves it no longer; who reads it already reads on.
+    /// Serves it for people no longer; who reads it already reads on.
     ///
     /// # Errors
     /// [`Error::Store`] when it cannot be unpinned.
     pub async fn stop_serving(&self, instance: Name) -> Result<(), Error> {
         let shared = self.shared.clone();
-        blocking(move || shared.offers.let_go(&instance)).await
+        blocking(move || shared.offers.hide(&instance)).await
     }
 
     /// Whether an instance is served, for a recovery or for people: then it should not be removed.

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use lockstep_replication::recovered::{Accelerator, Config, Error, Hardware, Power, PoweredOff, Purpose, power_off};
-use site::{DISKS, INSTANCE, PATIENCE, REPLICATION, Site, block_on, name, process, run, wait_off, wait_said};
+use site::{DISKS, INSTANCE, PATIENCE, REPLICATION, Site, block_on, kill, name, process, run, wait_off, wait_said};
 
 #[test]
 fn a_test_boots_over_the_instance_and_leaves_nothing_behind() {
@@ -82,8 +82,9 @@ fn a_failover_that_is_off_holds_what_the_instance_does() {
         assert!(!site.is_pinned() && !recoveries.is_served(&name()));
         let urls = recoveries.serve(name()).await.unwrap();
         assert!(site.is_pinned());
-        for (key, url) in urls {
-            let file = site.disk(key);
+        assert_eq!(recoveries.serve(name()).await.unwrap(), urls);
+        for (disk, url) in urls {
+            let file = site.disk(disk.key);
             let compared = tokio::task::spawn_blocking(move || {
                 let info = run("qemu-img", &["info", "-U", &file]);
                 assert!(!info.contains("backing file"), "{info}");
@@ -132,8 +133,8 @@ fn a_failover_becomes_independent_while_its_machine_works() {
         let recovery = recoveries.make_independent(REPLICATION, Arc::new(())).await.unwrap();
         println!("independent after {:.0?}", began.elapsed());
         assert!(recovery.is_independent() && !site.is_pinned() && !recoveries.is_served(&name()));
-        wait_said(&recoveries, "...").await;
-        assert_eq!(recoveries.power_off(REPLICATION, PATIENCE).await.unwrap(), PoweredOff::ByGuest);
+        // Whatever becomes of QEMU, what was copied is in the image.
+        kill(process(&recoveries).pid).await;
         let (found, instance) = (site.image_content(2000), site.content(DISKS[0]));
         assert!(!run("qemu-img", &["info", &site.disk(2000)]).contains("backing file"));
         // Only the sectors that the guest wrote differ.
@@ -141,7 +142,7 @@ fn a_failover_becomes_independent_while_its_machine_works() {
         let differ =
             (0..found.len() / 512).filter(|sector| found[sector * 512..][..512] != instance[sector * 512..][..512]);
         let differ: Vec<usize> = differ.collect();
-        assert!(differ.contains(&2048) && differ.iter().all(|sector| is_guests(*sector)), "{differ:?}");
+        assert!(differ.iter().all(|sector| is_guests(*sector)), "{differ:?}");
         assert!(site.image_content(2001) == site.content(DISKS[1]));
         recoveries.discard(REPLICATION).await.unwrap();
         site.assert_nothing_left();

@@ -248,6 +248,18 @@ structure! {
     }
 }
 
+structure! {
+    /// A disk of an instance that can be read.
+    pub struct ServedDisk = "lockstep.replication.vm.served_disk" {
+        /// Its key.
+        disk_key as "diskKey": i64,
+        /// Its size, in bytes.
+        bytes: i64,
+        /// Where programs of the destination's host read it over NBD.
+        url: String,
+    }
+}
+
 operation! {
     /// Begins to replicate a machine to a linked site.
     pub Create = "lockstep.replication.vm"."create"(CreateInput) -> Task,
@@ -427,6 +439,23 @@ operation! {
     errors: [InvalidArgument, NotFound, NotAllowedInCurrentState, ResourceBusy, ServiceUnavailable],
     privilege: Protect,
     rest: Rest::new(Method::Post, "/lockstep/replication/vm-replications/{replicationId}/verify", 202),
+}
+
+operation! {
+    /// Lets the disks of an instance be read over NBD at the destination, at once and without a copy, until it is told otherwise or its server ends.
+    /// What is read is checked; the instance is pinned meanwhile. One that is served already is served once.
+    pub Serve = "lockstep.replication.vm"."serve"(InstanceInput) -> Vec<ServedDisk>,
+    errors: [InvalidArgument, NotFound, NotAllowedInCurrentState, ServiceUnavailable],
+    privilege: Protect,
+    rest: Rest::new(Method::Post, "/lockstep/replication/vm-replications/{replicationId}/instances/{key}/serve", 200),
+}
+
+operation! {
+    /// Lets an instance be read no longer; who reads it already reads on. One that is not served is no error.
+    pub StopServing = "lockstep.replication.vm"."stop_serving"(InstanceInput) -> (),
+    errors: [InvalidArgument, NotFound, NotAllowedInCurrentState, ServiceUnavailable],
+    privilege: Protect,
+    rest: Rest::new(Method::Delete, "/lockstep/replication/vm-replications/{replicationId}/instances/{key}/serve", 204),
 }
 
 operation! {
