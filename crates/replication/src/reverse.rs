@@ -16,7 +16,7 @@
 //! recovered at the new destination by an earlier failover is removed, as the seed holds it; a machine that was not is left, off.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use lockstep_contract::services::replication::peer::{Turn, TurnInput, Turned};
 use lockstep_contract::services::replication::{RecoveryState, Side};
@@ -35,6 +35,12 @@ use crate::turns::Asked;
 /// How long the other site may take to turn a replication around.
 const TURN_TIMEOUT: Duration = Duration::from_secs(20);
 
+/// How long the other site may be away, or busy, before the task fails.
+const PATIENCE: Duration = Duration::from_secs(300);
+
+/// Wait before it is asked again.
+const RETRY_PAUSE: Duration = Duration::from_secs(1);
+
 /// Wait before disks that something else copies are looked at again.
 const COPY_PAUSE: Duration = Duration::from_secs(1);
 
@@ -48,17 +54,45 @@ fn part<T: DeserializeOwned>(part: &Opaque, site: &str) -> Result<T, Error> {
     serde_json::from_str(&part.0.to_json()).map_err(|error| malformed(site, &error.to_string()))
 }
 
+/// Whether the same may go well a moment later.
+fn is_passing(error: &Error) -> bool {
+    matches!(error.kind, ErrorKind::ServiceUnavailable | ErrorKind::TimedOut | ErrorKind::ResourceBusy)
+}
+
 fn malformed(site: &str, why: &str) -> Error {
     let message = format!("{site} answers what is no replication: {why}");
     Error::new(ErrorKind::ResourceInaccessible, "lockstep.replication.malformed", message, vec![site.to_owned()])
 }
 
 impl Replications {
-    /// Turns a replication around.
+    /// Turns a replication around. The other site may end and come back meanwhile.
     ///
     /// # Errors
     /// What hinders it. Once it is turning it goes on by itself.
     pub(crate) async fn reverse(&self, id: &str, handle: &Handle) -> Result<(), Error> {
+        let mut failing_since = None;
+        loop {
+            let began = Instant::now();
+            let error = match self.try_reverse(id, handle).await {
+                Err(error) if is_passing(&error) => error,
+                done => return done,
+            };
+            // What went well for long has got on.
+            if began.elapsed() > PATIENCE {
+                failing_since = None;
+            }
+            if failing_since.get_or_insert(began).elapsed() > PATIENCE {
+                return Err(error);
+            }
+            tracing::debug!(%error, replication = id, "a replication is not turned around yet");
+            tokio::select! {
+                () = tokio::time::sleep(RETRY_PAUSE) => {}
+                () = handle.cancelled() => return Err(cancelled()),
+            }
+        }
+    }
+
+    async fn try_reverse(&self, id: &str, handle: &Handle) -> Result<(), Error> {
         let record = self.find(id)?;
         // Done before this server ended.
         if record.side == Side::Source {
