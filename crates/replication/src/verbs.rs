@@ -19,8 +19,9 @@ use crate::show::{ORG, tree};
 use crate::states::{self, Verb};
 use crate::turns::{Asked, Turn};
 
-/// How often a task at the other site is looked at.
-const FOLLOW_PAUSE: Duration = Duration::from_secs(1);
+/// How often a task at the other site is looked at: soon at first, for those that are short.
+const FOLLOW_PAUSE_MIN: Duration = Duration::from_millis(50);
+const FOLLOW_PAUSE_MAX: Duration = Duration::from_secs(1);
 
 /// How long the other site may be away while one of its tasks is followed.
 const FOLLOW_PATIENCE: Duration = Duration::from_secs(300);
@@ -302,6 +303,7 @@ impl Replications {
         handle: &Handle,
     ) -> Result<Task, Error> {
         let mut heard = tokio::time::Instant::now();
+        let mut pause = FOLLOW_PAUSE_MIN;
         loop {
             let cancel = handle.is_cancelled();
             let input = FollowInput { replication: record.id.clone(), task: task.to_owned(), cancel };
@@ -331,7 +333,7 @@ impl Replications {
                 Err(error) => return Err(peer_error(error, site)),
             }
             tokio::select! {
-                () = tokio::time::sleep(FOLLOW_PAUSE) => {}
+                () = tokio::time::sleep(pause) => pause = (pause * 2).min(FOLLOW_PAUSE_MAX),
                 () = handle.cancelled(), if !cancel => {}
             }
         }

@@ -167,7 +167,7 @@ structure! {
         instance_id as "instanceId": Option<String>,
         /// Whether the machine is started.
         power_on as "powerOn": Option<bool>,
-        /// Whether the recovered disks stand on their own; they always do.
+        /// Whether the recovered disks come to stand on their own; those of a failover always do.
         consolidate: Option<bool>,
         /// Whether a sync goes before it; not together with an instance.
         sync: Option<bool>,
@@ -389,7 +389,8 @@ operation! {
 }
 
 operation! {
-    /// Turns a replication that was recovered around: the recovered machine is replicated back, over the old one.
+    /// Turns a replication that was recovered around: the recovered machine is replicated back, with the same id. The old machine is switched off,
+    /// and its disks are what the first sync differs from. Both sites need a store for instances.
     pub Reverse = "lockstep.replication.vm"."reverse"(Input) -> Task,
     errors: [InvalidArgument, NotFound, NotAllowedInCurrentState, ResourceBusy, ServiceUnavailable],
     privilege: Protect,
