@@ -66,7 +66,8 @@ pub async fn open(
         patience: PATIENCE,
         power_off_after: Duration::from_secs(args.migrate_power_off),
     };
-    Replications::open(site.clone(), tasks.clone(), links.clone(), config).context("replication cannot start")
+    let opened = Replications::open(site.clone(), tasks.clone(), links.clone(), config).await;
+    opened.context("replication cannot start")
 }
 
 fn open_store(place: Option<&str>, directory: PathBuf, runtime: tokio::runtime::Handle) -> Result<Store> {

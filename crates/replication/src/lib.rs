@@ -7,11 +7,11 @@
 //! | what is being done | the journal, as `Task` | [`states`] says what may be, `turns.rs` that it is one thing at a time, `verbs.rs` does it |
 //! | instances, and drafts of them | the block store of the destination | [`receive`], `vault.rs` |
 //! | maps of the last instance, what a running machine overwrites meanwhile | files of the source | [`ship`], [`engine_qemu`] |
-//! | recovered machines | images at the destination, or overlays over an instance | `recover.rs`, `boot.rs`, `serve_nbd.rs` |
+//! | recovered machines | images at the destination, over an instance until they need it no more | [`recovered`]; `recover.rs` says when |
 //!
 //! # Who does what
 //! The source has the schedule (`schedule.rs`) and drives each sync (`sync.rs`, where its steps are numbered). The destination keeps instances by
-//! the rules and brings machines to life. Either site may be asked for anything: what the other does is passed on, and followed by a task here.
+//! the rules and brings machines to life. After a failover they may change sides (`reverse.rs`, `seed.rs`). Either site may be asked for anything: what the other does is passed on, and followed by a task here.
 //!
 //! # What may run at the same time
 //! One task for each replication; a sync that is asked for while one runs is that one. Syncs share the memory of the server and the line of
@@ -39,7 +39,6 @@
 //! * Nothing is sent that the destination has; zeroes never; what a break, a kill or a cancellation wastes is bounded ([`limit`]).
 //! * The same calls do for a first copy, an increment, a comparison, and going on after a break.
 
-mod boot;
 pub mod engine;
 pub mod engine_qemu;
 pub mod frame;
@@ -54,8 +53,10 @@ mod receive_check;
 mod receive_store;
 pub mod record;
 mod recover;
+pub mod recovered;
+mod reverse;
 mod schedule;
-mod serve_nbd;
+mod seed;
 mod service;
 mod sessions;
 mod settings;

@@ -2,9 +2,10 @@
 
 use std::sync::Arc;
 
+use lockstep_blocks::{DiskSize, Name as InstanceName};
 use lockstep_contract::services::replication::vm::{
     self as declared, ChownInput, CreateInput, ExportInput, Input, InstanceInput, ListInput, Page, RecoverInput,
-    StorageProfileInput, Traffic, TrafficInput, TrafficSample, UpdateInput,
+    ServedDisk, StorageProfileInput, Traffic, TrafficInput, TrafficSample, UpdateInput,
 };
 use lockstep_contract::services::replication::{Instance, Replication, Side};
 use lockstep_contract::services::tasks::Task;
@@ -60,6 +61,8 @@ pub(crate) fn register(service: &Arc<Replications>, table: &mut Table) {
         declared::GetRealTimeTraffic => real_time_traffic,
         declared::SetStorageProfile => storage_profile,
         declared::Export => export,
+        declared::Serve => serve,
+        declared::StopServing => stop_serving,
     }
     order! {
         declared::Delete => Stop,
@@ -302,6 +305,31 @@ async fn export(here: &Arc<Replications>, context: Context, input: ExportInput) 
     let record = here.find(&input.replication_id)?;
     let wanted = Order { input: parameters(&input), ..Order::new(Verb::Export) };
     order(here, &context, record, wanted).await
+}
+
+/// The name of an instance that is kept here.
+fn kept_here(here: &Replications, input: &InstanceInput) -> Result<InstanceName, Error> {
+    let record = here.find(&input.replication_id)?;
+    if record.side == Side::Source {
+        let message = format!("the instances are kept at {}: run this there", record.source.destination_site);
+        return Err(Error::new(ErrorKind::NotAllowedInCurrentState, "lockstep.replication.side", message, vec![]));
+    }
+    here.stored_instance(&record, Some(&input.key)).map(|instance| instance.name.clone())
+}
+
+async fn serve(here: &Arc<Replications>, _: Context, input: InstanceInput) -> Result<Vec<ServedDisk>, Error> {
+    let served = here.recoveries()?.serve(kept_here(here, &input)?).await?;
+    let disk = |(disk, url): (DiskSize, String)| ServedDisk {
+        disk_key: i64::from(disk.key),
+        bytes: i64::try_from(disk.bytes).unwrap_or(i64::MAX),
+        url,
+    };
+    Ok(served.into_iter().map(disk).collect())
+}
+
+async fn stop_serving(here: &Arc<Replications>, _: Context, input: InstanceInput) -> Result<(), Error> {
+    here.recoveries()?.stop_serving(kept_here(here, &input)?).await?;
+    Ok(())
 }
 
 async fn chown(here: &Arc<Replications>, _: Context, input: ChownInput) -> Result<Replication, Error> {

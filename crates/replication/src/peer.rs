@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use lockstep_contract::services::replication::peer::{
-    self as declared, FollowInput, Input, PutInput, RemoveInput, RunInput,
+    self as declared, FollowInput, Input, PutInput, RemoveInput, RunInput, TurnInput, Turned,
 };
 use lockstep_contract::services::replication::{Instance, Side};
 use lockstep_contract::services::tasks::Task;
@@ -54,6 +54,7 @@ pub(crate) fn register(service: &Arc<Replications>, table: &mut Table) {
         declared::Instances => instances,
         declared::Run => run,
         declared::Follow => follow,
+        declared::Turn => turn,
     }
 }
 
@@ -169,10 +170,17 @@ async fn follow(here: &Arc<Replications>, context: Context, input: FollowInput) 
     Ok(task)
 }
 
+async fn turn(here: &Arc<Replications>, context: Context, input: TurnInput) -> Result<Turned, Error> {
+    let record = here.of_link(&context.caller, &input.replication)?;
+    let peer = here.links.peer(&record.link).ok_or_else(|| no_site(&record.link))?;
+    here.turn(record, &input, &peer.domain).await
+}
+
 impl Replications {
     /// Removes a replication here: what it has stored too, when that is wanted.
     pub(crate) async fn remove_here(&self, record: &Record, instances: bool) -> Result<(), Error> {
-        if record.side == Side::Destination && instances {
+        // A source has some of when it was the destination; nothing needs these any more.
+        if record.side == Side::Source || instances {
             if let Some(receive) = &self.receive {
                 let dropped = receive.forget(&record.id).await;
                 dropped.map_err(|error| {
@@ -181,6 +189,11 @@ impl Replications {
             }
             if let Ok(store) = self.store() {
                 let (store, id) = (store.clone(), record.id.clone());
+                for instance in store.instances(&id) {
+                    if let Some(recoveries) = &self.recoveries {
+                        recoveries.stop_serving(instance.name.clone()).await?;
+                    }
+                }
                 blocking(move || {
                     for instance in store.instances(&id) {
                         store.remove(&instance.name)?;

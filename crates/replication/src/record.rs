@@ -76,6 +76,8 @@ pub struct SourcePart {
     pub is_paused: bool,
     /// Whether it goes the other way than when it was made.
     pub is_reversed: bool,
+    /// How often it was turned around.
+    pub turns: i64,
     /// When it was made.
     #[serde(with = "instant")]
     pub created: i64,
@@ -188,6 +190,8 @@ pub struct Cycles {
     pub committed: Option<Known>,
     /// That of an instance that may have been committed: the answer did not come, or this server ended before.
     pub pending: Option<Pending>,
+    /// What the destination has of the machine's disks, before a first instance was made.
+    pub seed: Option<Seed>,
 }
 
 /// A point in time that an instance was made of.
@@ -208,6 +212,16 @@ pub struct Pending {
     pub known: Known,
 }
 
+/// An instance that a destination has made itself, of the disks that it had when it was the source.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Seed {
+    /// The instance.
+    pub instance: String,
+    /// The root of its map, as hex digits.
+    pub root: String,
+}
+
 /// What the destination owns of a replication.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 #[serde(default)]
@@ -222,6 +236,8 @@ pub struct ReplicaPart {
     /// The instance that it was recovered from.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub recovered_instance: Option<String>,
+    /// Whether it is being turned around: the source may be the destination already, and this site will be the source.
+    pub is_turning: bool,
     /// Bytes that were stored for its instances.
     pub bytes: i64,
     /// Why the last recovery failed; unset when it did not.
@@ -339,8 +355,11 @@ pub(crate) mod tests {
     pub(crate) fn record() -> Record {
         let instance = "h4replica-0b54fb28-1a3e-4d27-9a6e-1d5d0ad6c3d1".to_owned();
         let known = Known { number: 7, disks: vec![(0, 1 << 30)] };
-        let cycles =
-            Cycles { committed: Some(known.clone()), pending: Some(Pending { instance: instance.clone(), known }) };
+        let cycles = Cycles {
+            committed: Some(known.clone()),
+            pending: Some(Pending { instance: instance.clone(), known }),
+            seed: Some(Seed { instance: instance.clone(), root: "00".into() }),
+        };
         let error = StoredError { code: "X".into(), msg: "y".into(), args: vec!["z".into()] };
         Record {
             id: "ec991bd5-af9d-446a-8599-5b693842c4a3".into(),

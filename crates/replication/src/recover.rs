@@ -2,37 +2,34 @@
 //!
 //! | | its disks | what is left when it ends |
 //! |---|---|---|
-//! | failover, migrate | images of their own, written from the instance | the machine |
-//! | test | overlays over the instance, which is read where it is, over NBD | nothing: cleanup removes all |
+//! | failover, migrate | images over the instance, which is copied into them while the machine works | the machine |
+//! | test | images over the instance, which is read where it is | nothing: cleanup removes all |
 //!
-//! Either way the machine is put into the inventory, and started when that is asked for. The instance is pinned as long as it is needed.
+//! Either way the machine is up as soon as it was asked for, is put into the inventory, and outlives this server ([`crate::recovered`]). The
+//! instance is pinned as long as it is needed. A failover's task goes on until the disks need the instance no more; what hinders that is a
+//! warning, and [`keep_independent`] tries again.
 //!
-//! What fails is as if it had not been: NOT_STARTED again, with the reason. A test goes on over a restart of this server: its machine waits
-//! until the instance is served again.
+//! What fails before the machine is up is as if it had not been: NOT_STARTED again, with the reason. What a crash leaves of such a one is
+//! removed at the next start ([`Replications::clear`]).
 
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use lockstep_blocks::{Instance, Name as InstanceName};
+use lockstep_blocks::Instance;
+use lockstep_blocks::format::read_hex;
 use lockstep_contract::services::replication::peer::{Run, RunInput};
 use lockstep_contract::services::replication::vm::RecoverInput;
-use lockstep_contract::services::replication::{RecoveryState, Side, codes};
+use lockstep_contract::services::replication::{RecoveryState, codes};
 use lockstep_contract::{Data, Error, ErrorKind, Opaque};
 use lockstep_model::{Document, Name, ResourceId, Value};
 use lockstep_site::WriteError;
 use lockstep_site::tasks::{Handle, cancelled};
 
-use crate::boot::{self, Boot};
 use crate::machine::VIRTUAL_MACHINE;
 use crate::record::{Record, StoredError};
-use crate::serve_nbd;
-use crate::service::{AUTHOR, Replications, blocking, peer_error};
+use crate::recovered::{self, Hardware, PoweredOff, Purpose, RecoveredMachine, Recoveries, Wanted};
+use crate::service::{AUTHOR, Replications, peer_error};
 use crate::states::Verb;
-use crate::vault::run;
-
-/// Seconds that a test's machine waits for its instance while this server restarts.
-const RECONNECT_S: u64 = 600;
 
 /// How long the source may be busy with something else before it does what is asked for.
 const BUSY_LIMIT: Duration = Duration::from_secs(3600);
@@ -41,11 +38,18 @@ const BUSY_LIMIT: Duration = Duration::from_secs(3600);
 const BUSY_PAUSE: Duration = Duration::from_secs(1);
 
 /// Processors and memory of a machine that the inventory says nothing of.
-const CPUS_DEFAULT: i64 = 1;
-const MEMORY_MIB_DEFAULT: i64 = 512;
+const CPUS_DEFAULT: u32 = 1;
+const MEMORY_MIB_DEFAULT: u64 = 512;
 
-fn failed(message: String) -> Error {
-    Error::new(ErrorKind::Error, "lockstep.replication.recovery", message, Vec::new())
+/// Wait before disks that could not be made independent of their instance are tried again.
+const COPY_RETRY: Duration = Duration::from_secs(60);
+
+/// What a machine is called that was recovered of a replication.
+pub(crate) fn vm_of(id: &str, purpose: Purpose) -> String {
+    match purpose {
+        Purpose::Test => format!("test-{id}"),
+        Purpose::Failover => format!("recovered-{id}"),
+    }
 }
 
 impl Replications {
@@ -94,7 +98,7 @@ impl Replications {
                 handle.warn(format!("there was no last sync: {error}"));
             }
         }
-        self.recover(id, &input, false, handle).await
+        self.recover(id, &input, Purpose::Failover, handle).await
     }
 
     /// Recovers for good, what was switched off and synced a last time.
@@ -102,7 +106,7 @@ impl Replications {
         let record = self.find(id)?;
         self.ask_source(&record, Verb::PowerOff, handle).await?;
         self.ask_source(&record, Verb::Sync, handle).await?;
-        self.recover(id, &RecoverInput { instance_id: None, ..input }, false, handle).await
+        self.recover(id, &RecoverInput { instance_id: None, ..input }, Purpose::Failover, handle).await
     }
 
     /// Recovers a copy.
@@ -111,42 +115,39 @@ impl Replications {
         if input.sync == Some(true) {
             self.ask_source(&record, Verb::Sync, handle).await?;
         }
-        self.recover(id, &input, true, handle).await
+        self.recover(id, &input, Purpose::Test, handle).await
     }
 
-    async fn recover(&self, id: &str, input: &RecoverInput, is_test: bool, handle: &Handle) -> Result<(), Error> {
+    async fn recover(&self, id: &str, input: &RecoverInput, purpose: Purpose, handle: &Handle) -> Result<(), Error> {
         let record = self.find(id)?;
         let instance = self.stored_instance(&record, input.instance_id.as_deref())?;
         let key = instance.name.instance().to_owned();
         handle.log(format!("recovers from instance {key}"));
-        // Pinned first: retention may be about to remove it.
-        self.pin(&instance.name, true).await?;
-        if let Err(error) = self.recovery(id, RecoveryState::InProgress, None, handle).await {
-            self.pin(&instance.name, false).await?;
-            return Err(error);
-        }
-        let directory = self.directory(id, is_test);
-        let made = match is_test {
-            true => self.overlays(id, &instance, &directory).await,
-            false => self.images(&instance, &directory, handle).await,
-        };
-        let vm = format!("{}-{id}", if is_test { "test" } else { "recovered" });
-        let made = match made {
-            Ok(disks) => self.bring_up(&record, &vm, &instance, disks, &directory, input, handle).await,
-            Err(error) => Err(error),
-        };
-        // From here on it is not undone.
-        let made = match made {
+        // What a recovery before this one has left: there is none now.
+        self.clear(id).await?;
+        self.recovery(id, RecoveryState::InProgress, None, handle).await?;
+        let vm = vm_of(id, purpose);
+        let made = match self.bring_up(&record, &vm, &instance, purpose, input, handle).await {
+            // From here on it is not undone.
             Ok(()) if handle.is_cancelled() => Err(cancelled()),
             made => made,
         };
         match made {
             Ok(()) => {
-                let state = if is_test { RecoveryState::Test } else { RecoveryState::Complete };
-                self.recovery(id, state, Some((&vm, &key)), handle).await
+                let state = match purpose {
+                    Purpose::Test => RecoveryState::Test,
+                    Purpose::Failover => RecoveryState::Complete,
+                };
+                self.recovery(id, state, Some((&vm, &key)), handle).await?;
+                if purpose == Purpose::Failover
+                    && let Err(error) = self.recoveries()?.make_independent(id, Arc::new(handle.clone())).await
+                {
+                    handle.warn(format!("the machine still reads its instance, which is tried again: {}", told(error)));
+                }
+                Ok(())
             }
             Err(error) => {
-                if let Err(left) = self.take_down(id, &vm, Some(&key), &directory).await {
+                if let Err(left) = self.clear(id).await {
                     handle.warn(format!("not all was removed: {left}"));
                 }
                 match error.kind {
@@ -159,13 +160,8 @@ impl Replications {
         }
     }
 
-    /// Where the files of a recovered machine are.
-    fn directory(&self, id: &str, is_test: bool) -> PathBuf {
-        self.config.recovered.join(id).join(if is_test { "test" } else { "machine" })
-    }
-
     /// Has the source do something, and waits for it.
-    async fn ask_source(&self, record: &Record, verb: Verb, handle: &Handle) -> Result<(), Error> {
+    pub(crate) async fn ask_source(&self, record: &Record, verb: Verb, handle: &Handle) -> Result<(), Error> {
         let peer = self.other(record)?;
         let mut client = peer.client()?;
         if let Some(operation_id) = handle.operation_id() {
@@ -202,153 +198,68 @@ impl Replications {
         }
     }
 
-    async fn pin(&self, name: &InstanceName, is_pinned: bool) -> Result<(), Error> {
-        let (store, name) = (self.store()?.clone(), name.clone());
-        blocking(move || match store.pin(&name, is_pinned) {
-            Err(lockstep_blocks::Error::NoInstance(_)) if !is_pinned => Ok(()),
-            pinned => pinned,
-        })
-        .await
-    }
-
-    /// Images with what the instance has.
-    async fn images(
-        &self,
-        instance: &Arc<Instance>,
-        directory: &Path,
-        handle: &Handle,
-    ) -> Result<Vec<(PathBuf, &'static str)>, Error> {
-        let files = self.write_disks(instance, directory, false, handle).await?;
-        Ok(files.into_iter().map(|(_, file)| (file, "raw")).collect())
-    }
-
-    /// Images with nothing in them but what the test's machine will write, over the instance.
-    async fn overlays(
-        &self,
-        id: &str,
-        instance: &Arc<Instance>,
-        directory: &Path,
-    ) -> Result<Vec<(PathBuf, &'static str)>, Error> {
-        tokio::fs::create_dir_all(directory)
-            .await
-            .map_err(|error| failed(format!("cannot make {}: {error}", directory.display())))?;
-        let socket = self.serve_test(id, instance, directory).await?;
-        let mut disks = Vec::new();
-        for disk in instance.disks() {
-            let overlay = directory.join(format!("disk-{}.qcow2", disk.key));
-            let backing = serde_json::json!({"driver": "raw", "file": {
-                "driver": "nbd", "server": {"type": "unix", "path": socket}, "export": serve_nbd::export(disk.key),
-                "reconnect-delay": RECONNECT_S}});
-            let mut create = tokio::process::Command::new("qemu-img");
-            create.args(["create", "-q", "-f", "qcow2", "-F", "raw", "-b"]).arg(format!("json:{backing}"));
-            create.arg(&overlay).arg(disk.bytes.to_string()).kill_on_drop(true);
-            run(create, "qemu-img create").await?;
-            disks.push((overlay, "qcow2"));
-        }
-        Ok(disks)
-    }
-
-    async fn serve_test(&self, id: &str, instance: &Arc<Instance>, directory: &Path) -> Result<PathBuf, Error> {
-        let socket = directory.join("nbd");
-        let server = serve_nbd::serve(self.store()?, instance, &socket).await?;
-        self.served.lock().insert(id.to_owned(), server);
-        Ok(socket)
-    }
-
-    /// Serves the instances of tests again, after a restart.
-    pub(crate) async fn serve_tests_again(&self) {
-        let is_test = |record: &Record| record.side == Side::Destination && record.recovery() == RecoveryState::Test;
-        for record in self.all().into_iter().filter(is_test) {
-            let served = async {
-                let instance = self.stored_instance(&record, record.replica.recovered_instance.as_deref())?;
-                self.serve_test(&record.id, &instance, &self.directory(&record.id, true)).await
-            };
-            if let Err(error) = served.await {
-                tracing::warn!(%error, replication = record.id, "the instance of a test is not served");
-            }
-        }
-    }
-
-    #[allow(clippy::too_many_arguments, reason = "what a machine is made of")]
+    /// Makes the machine, starts it when that is wanted, and puts it into the inventory.
     async fn bring_up(
         &self,
         record: &Record,
         vm: &str,
         instance: &Instance,
-        disks: Vec<(PathBuf, &'static str)>,
-        directory: &Path,
+        purpose: Purpose,
         input: &RecoverInput,
         handle: &Handle,
     ) -> Result<(), Error> {
+        let recoveries = self.recoveries()?;
         // The linked inventory knows it, when that is kept in step.
         let known = self.vm(&record.vm).unwrap_or_default();
-        let long = |path: &str, default: i64| match known.get(path) {
-            Some(Value::Long(number)) => *number,
-            _ => default,
+        let long = |path: &str| match known.get(path) {
+            Some(Value::Long(number)) => Some(*number),
+            _ => None,
         };
-        let boot = Boot {
+        let hardware = Hardware {
             name: record.source.vm_name.clone(),
             uuid: lockstep_site::uuid::random()?,
-            cpus: long("cpu_count", CPUS_DEFAULT),
-            memory_mib: long("memory_size_MiB", MEMORY_MIB_DEFAULT),
-            disks,
+            cpus: long("cpu_count").and_then(|count| u32::try_from(count).ok()).unwrap_or(CPUS_DEFAULT),
+            memory_mib: long("memory_size_MiB").and_then(|mib| u64::try_from(mib).ok()).unwrap_or(MEMORY_MIB_DEFAULT),
+            bridge: None,
         };
-        let is_on = input.power_on == Some(true);
-        if is_on {
-            boot::start(directory, &boot).await?;
-            handle.log("the machine runs");
-        }
-        let disk = |(size, (file, format)): (lockstep_blocks::DiskSize, &(PathBuf, &'static str))| {
-            let fields: Vec<(Name, Value)> = vec![
-                ("label".into(), Value::from(&*format!("disk {}", size.key))),
-                ("capacity".into(), Value::from(i64::try_from(size.bytes).unwrap_or(i64::MAX))),
-                ("path".into(), Value::from(&*file.display().to_string())),
-                ("format".into(), Value::from(*format)),
-            ];
-            Value::Struct(fields.into())
+        // The source has told what its last instance holds.
+        let last = record.source.last_sync.as_ref().filter(|last| last.instance == instance.name.instance());
+        let wanted = Wanted {
+            instance: instance.name.clone(),
+            root: last.and_then(|last| last.root.as_deref()).and_then(read_hex),
+            purpose,
+            hardware: hardware.clone(),
+            power_on: input.power_on == Some(true),
         };
-        let mut document = Document::default();
-        document.set("name", Some(Value::from(&*boot.name)));
-        document.set("power_state", Some(Value::from(if is_on { "POWERED_ON" } else { "POWERED_OFF" })));
-        document.set("cpu_count", Some(Value::from(boot.cpus)));
-        document.set("memory_size_MiB", Some(Value::from(boot.memory_mib)));
-        document.set("instance_uuid", Some(Value::from(&*boot.uuid)));
-        document.set("disks", Some(Value::List(instance.disks().zip(&boot.disks).map(disk).collect())));
-        if is_on {
-            let monitor = boot::monitor(directory).display().to_string();
-            document.set("qemu/qmp_socket", Some(Value::from(&*monitor)));
-        }
-        let id = ResourceId::new(VIRTUAL_MACHINE, vm);
-        self.site.write_document(AUTHOR.into(), id, document, None).await.map_err(WriteError::into_error)?;
+        recoveries.begin(wanted, Arc::new(handle.clone())).await?;
+        let machine = recoveries.machine(&record.id)?;
+        let document = document(&hardware, &machine);
+        let resource = ResourceId::new(VIRTUAL_MACHINE, vm);
+        self.site.write_document(AUTHOR.into(), resource, document, None).await.map_err(WriteError::into_error)?;
         Ok(())
     }
 
-    /// Removes a machine that was brought up, with its files.
-    async fn take_down(&self, id: &str, vm: &str, instance: Option<&str>, directory: &Path) -> Result<(), Error> {
-        boot::kill(directory).await?;
-        self.served.lock().remove(id);
-        match self.site.delete_resource(AUTHOR.into(), ResourceId::new(VIRTUAL_MACHINE, vm), None, false).await {
-            Ok(_) | Err(WriteError::NotFound(_)) => {}
-            Err(error) => return Err(error.into_error()),
+    /// Removes whatever is recovered of a replication: the machine, its disks, and its place in the inventory.
+    ///
+    /// # Errors
+    /// What hinders that; another call goes on.
+    pub(crate) async fn clear(&self, id: &str) -> Result<(), Error> {
+        if let Some(recoveries) = &self.recoveries {
+            recoveries.discard(id).await?;
         }
-        match tokio::fs::remove_dir_all(directory).await {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                return Err(failed(format!("cannot remove {}: {error}", directory.display())));
+        for purpose in [Purpose::Test, Purpose::Failover] {
+            let resource = ResourceId::new(VIRTUAL_MACHINE, vm_of(id, purpose));
+            match self.site.delete_resource(AUTHOR.into(), resource, None, false).await {
+                Ok(_) | Err(WriteError::NotFound(_)) => {}
+                Err(error) => return Err(error.into_error()),
             }
-            _ => {}
         }
-        match instance.and_then(|instance| InstanceName::new(id, instance)) {
-            Some(name) => self.pin(&name, false).await,
-            None => Ok(()),
-        }
+        Ok(())
     }
 
     /// Removes what a test has brought to life.
     pub(crate) async fn failover_test_cleanup(&self, id: &str, handle: &Handle) -> Result<(), Error> {
-        let record = self.find(id)?;
-        let vm = record.replica.recovered_vm.clone().unwrap_or_else(|| format!("test-{id}"));
-        let instance = record.replica.recovered_instance.as_deref();
-        self.take_down(id, &vm, instance, &self.directory(id, true)).await?;
+        self.clear(id).await?;
         self.recovery(id, RecoveryState::NotStarted, None, handle).await
     }
 
@@ -360,18 +271,78 @@ impl Replications {
             handle.log("the machine has no monitor: it is taken to be off");
             return Ok(());
         };
-        if tokio::net::UnixStream::connect(monitor).await.is_err() {
-            handle.log("nobody answers at the machine's monitor: it is off");
-            return Ok(());
-        }
-        let by_itself = boot::power_off(monitor, self.config.power_off_after).await?;
-        handle.log(if by_itself { "the guest has switched itself off" } else { "the machine was switched off" });
+        handle.log(match recovered::power_off(monitor, self.config.power_off_after).await? {
+            PoweredOff::WasOff => "nobody answers at the machine's monitor: it is off",
+            PoweredOff::ByGuest => "the guest has switched itself off",
+            PoweredOff::ByForce => "the machine was switched off",
+        });
         Ok(())
     }
 
-    pub(crate) async fn reverse(&self, _: &str, _: &Handle) -> Result<(), Error> {
-        let message =
-            "this version cannot turn a replication around: delete it, and replicate the recovered machine back";
-        Err(Error::new(ErrorKind::Unsupported, "lockstep.replication.unsupported", message, Vec::new()))
+    /// What was recovered here.
+    ///
+    /// # Errors
+    /// `unsupported` when this site has no store for instances.
+    pub(crate) fn recoveries(&self) -> Result<&Recoveries, Error> {
+        self.store()?;
+        self.recoveries.as_ref().ok_or_else(Error::internal)
+    }
+}
+
+/// What people are told of an error of recoveries.
+pub(crate) fn told(error: recovered::Error) -> Error {
+    error.into()
+}
+
+/// A recovered machine for the inventory.
+fn document(hardware: &Hardware, machine: &RecoveredMachine) -> Document {
+    let signed = |count: u64| i64::try_from(count).unwrap_or(i64::MAX);
+    let disk = |disk: &recovered::MachineDisk| {
+        let fields: Vec<(Name, Value)> = vec![
+            ("label".into(), Value::from(&*format!("disk {}", disk.key))),
+            ("capacity".into(), Value::from(signed(disk.bytes))),
+            ("path".into(), Value::from(&*disk.path.display().to_string())),
+            ("format".into(), Value::from("qcow2")),
+        ];
+        Value::Struct(fields.into())
+    };
+    let power = if machine.monitor.is_some() { "POWERED_ON" } else { "POWERED_OFF" };
+    let mut document = Document::default();
+    document.set("name", Some(Value::from(&*hardware.name)));
+    document.set("power_state", Some(Value::from(power)));
+    document.set("cpu_count", Some(Value::from(i64::from(hardware.cpus))));
+    document.set("memory_size_MiB", Some(Value::from(signed(hardware.memory_mib))));
+    document.set("instance_uuid", Some(Value::from(&*hardware.uuid)));
+    document.set("disks", Some(Value::List(machine.disks.iter().map(disk).collect())));
+    if let Some(monitor) = &machine.monitor {
+        document.set("qemu/qmp_socket", Some(Value::from(&*monitor.display().to_string())));
+    }
+    document
+}
+
+/// Copies what the disks of failovers lack, where no task does: after a restart, or a failure. Ends when the site stops.
+pub(crate) async fn keep_independent(here: Arc<Replications>) {
+    let Some(recoveries) = &here.recoveries else { return };
+    let mut progress = here.site.progress();
+    let work = async {
+        loop {
+            for id in recoveries.unfinished() {
+                // One that is not complete may still be undone.
+                if here.get(&id).is_some_and(|(record, _)| record.recovery() != RecoveryState::Complete) {
+                    continue;
+                }
+                match recoveries.make_independent(&id, Arc::new(())).await {
+                    Ok(_) | Err(recovered::Error::Busy(_)) => {}
+                    Err(error) => {
+                        tracing::warn!(error = %told(error), replication = id, "a recovered machine still reads its instance");
+                    }
+                }
+            }
+            tokio::time::sleep(COPY_RETRY).await;
+        }
+    };
+    tokio::select! {
+        _ = progress.wait_for(|now| now.is_stopping) => {}
+        () = work => {}
     }
 }

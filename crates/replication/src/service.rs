@@ -22,6 +22,7 @@ use crate::engine::Engine;
 use crate::limit::{Line, Memory};
 use crate::receive::Receive;
 use crate::record::{Record, resource};
+use crate::recovered::{self, Accelerator, Recoveries};
 use crate::schedule::Schedule;
 use crate::ship;
 use crate::turns::Turns;
@@ -45,7 +46,7 @@ pub struct Config {
     pub maps: PathBuf,
     /// Where instances may be exported to.
     pub exports: PathBuf,
-    /// Where the images of recovered machines are.
+    /// Where recovered machines are: an absolute path.
     pub recovered: PathBuf,
     /// Most bytes a second that syncs send over one link.
     pub bytes_per_s: Option<u64>,
@@ -71,8 +72,8 @@ pub struct Replications {
     lines: Mutex<HashMap<String, Arc<Line>>>,
     /// How syncs under way get on. Held for a look-up.
     pub(crate) underway: Mutex<HashMap<String, ship::Progress>>,
-    /// Instances that tests read. Held for a look-up.
-    pub(crate) served: Mutex<HashMap<String, lockstep_qemu::nbd::Server>>,
+    /// What was recovered here; none for a site that receives nothing.
+    pub(crate) recoveries: Option<Recoveries>,
     /// Sites that sessions were extended to. Held for a look-up.
     pub(crate) extended: Mutex<HashMap<SessionKey, HashMap<String, Client>>>,
     /// Replications that the other side is to be told of. Held for a look-up.
@@ -83,14 +84,23 @@ pub struct Replications {
 }
 
 impl Replications {
-    /// The service. Nothing is sent before [`Replications::start`].
+    /// The service. Nothing is sent before [`Replications::start`]; what machines that were recovered read is served from now on.
     ///
     /// # Errors
-    /// `internal_server_error` when the operating system has no random numbers.
-    pub fn open(site: Arc<Site>, tasks: Arc<Tasks>, links: Arc<Links>, config: Config) -> Result<Arc<Self>, Error> {
+    /// `internal_server_error` when the operating system has no random numbers, and what hinders the server of instances.
+    pub async fn open(
+        site: Arc<Site>,
+        tasks: Arc<Tasks>,
+        links: Arc<Links>,
+        config: Config,
+    ) -> Result<Arc<Self>, Error> {
         let owners = Arc::new(crate::peer::LinkOwners { site: site.clone(), links: links.clone() });
         let receive = match &config.store {
             Some(store) => Some(Receive::new(Arc::new(store.clone()), owners)?),
+            None => None,
+        };
+        let recoveries = match &config.store {
+            Some(store) => Some(Recoveries::open(recovered_config(&config, store)).await?),
             None => None,
         };
         let here = Arc::new(Self {
@@ -105,7 +115,7 @@ impl Replications {
             starting: tokio::sync::Mutex::default(),
             lines: Mutex::default(),
             underway: Mutex::default(),
-            served: Mutex::default(),
+            recoveries,
             extended: Mutex::default(),
             untold: Mutex::default(),
             tell: Notify::new(),
@@ -132,6 +142,7 @@ impl Replications {
         self.settle().await;
         tokio::spawn(crate::tell::keep_telling(self.clone()));
         tokio::spawn(crate::schedule::keep(self.clone()));
+        tokio::spawn(crate::recover::keep_independent(self.clone()));
     }
 
     /// A replication by what the API or another site calls it.
@@ -293,6 +304,17 @@ impl Replications {
             let message = "this site has no store for instances: start it with --replica-store";
             Error::new(ErrorKind::Unsupported, "lockstep.replication.no_store", message, Vec::new())
         })
+    }
+}
+
+/// Recovered machines by QEMU's programs, as they are found.
+fn recovered_config(config: &Config, store: &Store) -> recovered::Config {
+    recovered::Config {
+        directory: config.recovered.clone(),
+        store: store.clone(),
+        qemu: "qemu-system-x86_64".into(),
+        accelerator: Accelerator::Any,
+        qemu_img: "qemu-img".into(),
     }
 }
 

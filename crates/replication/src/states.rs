@@ -45,11 +45,13 @@ pub enum Verb {
     Export,
     /// Switch the machine off, for a migration; the other site alone asks for it.
     PowerOff,
+    /// Store what the machine's disks hold, for turning around; the other site alone asks for it.
+    Seed,
 }
 
 impl Verb {
     /// All of them.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 14] = [
         Self::Sync,
         Self::Pause,
         Self::Resume,
@@ -63,6 +65,7 @@ impl Verb {
         Self::Verify,
         Self::Export,
         Self::PowerOff,
+        Self::Seed,
     ];
 
     /// What its tasks are called.
@@ -81,6 +84,7 @@ impl Verb {
             Self::Verify => "verify",
             Self::Export => "export",
             Self::PowerOff => "powerOff",
+            Self::Seed => "seed",
         }
     }
 
@@ -92,7 +96,9 @@ impl Verb {
     /// The side that does it.
     pub const fn side(self) -> Side {
         match self {
-            Self::Sync | Self::Pause | Self::Resume | Self::Reconfigure | Self::Stop | Self::PowerOff => Side::Source,
+            Self::Sync | Self::Pause | Self::Resume | Self::Reconfigure | Self::Stop | Self::PowerOff | Self::Seed => {
+                Side::Source
+            }
             Self::Failover
             | Self::FailoverTest
             | Self::FailoverTestCleanup
@@ -126,7 +132,7 @@ pub fn check(record: &Record, verb: Verb) -> Result<(), Error> {
         (Verb::Failover | Verb::FailoverTest | Verb::Migrate | Verb::PowerOff, NotStarted) => true,
         (Verb::Failover | Verb::FailoverTest | Verb::Migrate | Verb::PowerOff, InProgress | Test | Complete) => false,
         (Verb::FailoverTestCleanup, state) => state == Test,
-        (Verb::Reverse, state) => state == Complete,
+        (Verb::Reverse | Verb::Seed, state) => state == Complete,
     };
     if is_allowed {
         return Ok(());
@@ -164,7 +170,7 @@ mod tests {
             ),
             (RecoveryState::InProgress, false, ""),
             (RecoveryState::Test, false, "sync pause reconfigure failoverTestCleanup verify export"),
-            (RecoveryState::Complete, false, "reconfigure stop reverse verify export"),
+            (RecoveryState::Complete, false, "reconfigure stop reverse verify export seed"),
         ] {
             assert_eq!(allowed(state, is_paused), expected, "{state:?} {is_paused}");
         }

@@ -18,7 +18,7 @@ use lockstep_site::{times, uuid};
 use tokio::sync::watch;
 
 use crate::engine::Point;
-use crate::record::{Activity, Cycles, Known, LastSync, Pending, Record, StoredError};
+use crate::record::{Activity, Cycles, Known, LastSync, Pending, Record, Seed, StoredError};
 use crate::service::{Replications, peer_error};
 use crate::ship::{self, Base, Progress, ShipError, Shipment, Shipped, Way};
 
@@ -83,9 +83,17 @@ impl Replications {
         };
         let record = self.resolve(record, &way, &peer.site).await?;
         let machine = self.machine(&record)?;
-        let mut base = record.source.last_sync.clone().filter(|last| !last.instance.is_empty());
-        let mut known = record.cycles().committed.filter(|_| base.is_some());
-        let activity = if base.is_some() { Activity::Sync } else { Activity::InitialSync };
+        let last = record.source.last_sync.as_ref().filter(|last| !last.instance.is_empty());
+        let Cycles { committed, seed, .. } = record.cycles();
+        let mut known = committed.filter(|_| last.is_some());
+        let (activity, mut base) = match last {
+            Some(last) => (Activity::Sync, Some(Base { instance: last.instance.clone(), root: last.root.clone() })),
+            // What the destination has from when it was the source.
+            None => {
+                let base = |seed: &Seed| Base { instance: seed.instance.clone(), root: Some(seed.root.clone()) };
+                (Activity::InitialSync, seed.as_ref().map(base))
+            }
+        };
         self.change(id, |record| {
             record.source.activity = activity;
             record.source.activity_since = times::now_ms();
@@ -109,7 +117,8 @@ impl Replications {
             }
             let instance = format!("h4replica-{}", uuid::random()?);
             let pending = Pending { instance: instance.clone(), known: about.known.clone() };
-            let noted = self.note(id, Cycles { committed: known.clone(), pending: Some(pending) }).await;
+            let cycles = Cycles { committed: known.clone(), pending: Some(pending), seed: seed.clone() };
+            let noted = self.note(id, cycles).await;
             if let Err(error) = noted {
                 end(point, false).await;
                 return Err(error);
@@ -117,14 +126,14 @@ impl Replications {
             let shipment = Shipment {
                 replication: id.to_owned(),
                 instance,
-                base: base.as_ref().map(|base| Base { instance: base.instance.clone(), root: base.root.clone() }),
+                base: base.clone(),
                 disks: point.disks(),
                 unlisted: about.unlisted,
                 time_ms,
             };
             match self.ship(id, shipment, &way, handle).await {
                 Ok(shipped) => {
-                    let is_first = base.is_none();
+                    let is_first = activity == Activity::InitialSync;
                     let last = last_sync(&shipped, &about, time_ms, began.elapsed());
                     handle.log(summary(&shipped, is_first));
                     self.committed(id, last, about.known.clone()).await?;
@@ -163,7 +172,7 @@ impl Replications {
                 tracing::info!(replication = record.id, instance = instance.key, "was committed, and not answered");
                 self.committed(&record.id, adopted(&instance), pending.known).await
             }
-            None => self.note(&record.id, Cycles { committed: cycles.committed, pending: None }).await,
+            None => self.note(&record.id, Cycles { pending: None, ..cycles }).await,
         }
     }
 
@@ -178,7 +187,7 @@ impl Replications {
 
     /// An instance is there.
     async fn committed(&self, id: &str, last: LastSync, known: Known) -> Result<Record, Error> {
-        let cycles = Cycles { committed: Some(known), pending: None };
+        let cycles = Cycles { committed: Some(known), pending: None, seed: None };
         let json = serde_json::to_string(&cycles).map_err(|_| Error::internal())?;
         self.change(id, |record| {
             record.source.cycle = Some(json.clone());

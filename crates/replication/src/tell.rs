@@ -1,4 +1,5 @@
-//! Tells the other side of replications what this side owns of them: whenever it changes, and until it got there.
+//! Tells the other side of replications what this side owns of them: whenever it changes, and until it got there. One that is turning around is
+//! turned instead, until it is.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -73,7 +74,11 @@ pub(crate) async fn keep_telling(here: Arc<Replications>) {
             let mut left = BTreeSet::new();
             for id in untold {
                 let Some((record, _)) = here.get(&id) else { continue };
-                match here.tell_now(&record, false).await {
+                let told = match record.replica.is_turning && record.side == Side::Destination {
+                    true => here.go_on_turning(&id).await,
+                    false => here.tell_now(&record, false).await,
+                };
+                match told {
                     Ok(()) => {}
                     // It was removed there: whoever did so tells, or told, this side.
                     Err(error) if error.kind == ErrorKind::NotFound => {

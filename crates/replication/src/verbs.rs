@@ -19,8 +19,9 @@ use crate::show::{ORG, tree};
 use crate::states::{self, Verb};
 use crate::turns::{Asked, Turn};
 
-/// How often a task at the other site is looked at.
-const FOLLOW_PAUSE: Duration = Duration::from_secs(1);
+/// How often a task at the other site is looked at: soon at first, for those that are short.
+const FOLLOW_PAUSE_MIN: Duration = Duration::from_millis(50);
+const FOLLOW_PAUSE_MAX: Duration = Duration::from_secs(1);
 
 /// How long the other site may be away while one of its tasks is followed.
 const FOLLOW_PATIENCE: Duration = Duration::from_secs(300);
@@ -204,6 +205,7 @@ impl Replications {
             Verb::Migrate => self.migrate(id, order.input::<RecoverInput>()?, handle).await,
             Verb::Reverse => self.reverse(id, handle).await,
             Verb::PowerOff => self.power_off(id, handle).await,
+            Verb::Seed => self.seed(id, handle).await,
         }
     }
 
@@ -301,6 +303,7 @@ impl Replications {
         handle: &Handle,
     ) -> Result<Task, Error> {
         let mut heard = tokio::time::Instant::now();
+        let mut pause = FOLLOW_PAUSE_MIN;
         loop {
             let cancel = handle.is_cancelled();
             let input = FollowInput { replication: record.id.clone(), task: task.to_owned(), cancel };
@@ -330,7 +333,7 @@ impl Replications {
                 Err(error) => return Err(peer_error(error, site)),
             }
             tokio::select! {
-                () = tokio::time::sleep(FOLLOW_PAUSE) => {}
+                () = tokio::time::sleep(pause) => pause = (pause * 2).min(FOLLOW_PAUSE_MAX),
                 () = handle.cancelled(), if !cancel => {}
             }
         }
@@ -339,7 +342,16 @@ impl Replications {
     /// Says that this service takes up its tasks after a restart.
     pub(crate) fn take_up_tasks(self: &Arc<Self>) {
         // The others would not find things as they left them.
-        let verbs = [Verb::Sync, Verb::Pause, Verb::Resume, Verb::Reconfigure, Verb::Stop, Verb::Verify];
+        let verbs = [
+            Verb::Sync,
+            Verb::Pause,
+            Verb::Resume,
+            Verb::Reconfigure,
+            Verb::Stop,
+            Verb::Verify,
+            Verb::Reverse,
+            Verb::Seed,
+        ];
         for verb in verbs {
             let here = Arc::downgrade(self);
             let resume = move |task: TaskRecord, handle: Handle| -> Option<Work> {
@@ -349,7 +361,9 @@ impl Replications {
                     true => here.find_vapp(&task.asked.resource_id),
                     false => here.find(&task.asked.resource_id),
                 };
-                let record = record.ok().filter(|record| record.side == order.verb.side())?;
+                // One that was turned around has changed sides, and its task just ends.
+                let is_ours = |record: &Record| record.side == order.verb.side() || order.verb == Verb::Reverse;
+                let record = record.ok().filter(is_ours)?;
                 let Ok(Asked::Taken(turn)) = here.turns.take(&record.id, order.verb, &task.id) else { return None };
                 Some(Box::pin(here.work(record.id, order, turn, handle)))
             };
@@ -359,7 +373,6 @@ impl Replications {
 
     /// Puts in order what a crash left: nothing goes on that no task works on.
     pub(crate) async fn settle(self: &Arc<Self>) {
-        self.serve_tests_again().await;
         for record in self.all() {
             // Whatever happened meanwhile, the other side gets it.
             self.untold.lock().insert(record.id.clone());
@@ -374,8 +387,19 @@ impl Replications {
                     })
                     .await
                 }
+                // Of a recovery that was not complete nothing stays.
                 Side::Destination if record.recovery() == RecoveryState::InProgress => {
-                    self.recovery_failed(&record.id, &interrupted()).await
+                    match self.clear(&record.id).await {
+                        Ok(()) => self.recovery_failed(&record.id, &interrupted()).await,
+                        Err(error) => Err(error),
+                    }
+                }
+                // Turned around, the old machine is in the seed.
+                Side::Destination
+                    if record.recovery() == RecoveryState::NotStarted
+                        && self.recoveries.as_ref().is_some_and(|recoveries| recoveries.get(&record.id).is_some()) =>
+                {
+                    self.clear(&record.id).await.map(|()| record.clone())
                 }
                 Side::Source | Side::Destination => continue,
             };

@@ -6,8 +6,8 @@ use anyhow::Result;
 use indicatif::HumanBytes;
 use lockstep_contract::services::replication::vm::{
     self, Create, CreateDestination, CreateInput, CreateSource, Delete, Export, ExportInput, Failover, FailoverTest,
-    FailoverTestCleanup, Get, Instances, List, ListInput, Migrate, Pause, RecoverInput, Resume, Reverse, Sync, Update,
-    UpdateInput, Verify,
+    FailoverTestCleanup, Get, InstanceInput, Instances, List, ListInput, Migrate, Pause, RecoverInput, Resume, Reverse,
+    Serve, StopServing, Sync, Update, UpdateInput, Verify,
 };
 use lockstep_contract::services::replication::{Instance, Replication, RetentionPolicy, RetentionRule, SyncReport};
 use lockstep_contract::services::tasks::{State, Task};
@@ -111,6 +111,9 @@ pub enum ReplicationCommand {
     )]
     Migrate(Recover),
     /// Turn a replication around after a failover: the recovered machine is replicated back.
+    ///
+    /// The old machine is switched off, and what its disks hold is stored where it is, so that only what changed since is sent. From then on
+    /// the replication goes the other way with the same id: sync it, and fail over to move back. Asked again after a failure it goes on.
     #[command(after_help = "Example:\n  lockstep replication reverse C4-ec991bd5-af9d-446a-8599-5b693842c4a3")]
     Reverse(Waited),
     /// End a replication, and remove its instances unless the machine was recovered from them.
@@ -119,6 +122,21 @@ pub enum ReplicationCommand {
     /// Read every stored block of a replication's instances, and tell what is damaged.
     #[command(after_help = "Example:\n  lockstep replication verify C4-ec991bd5-af9d-446a-8599-5b693842c4a3")]
     Verify(Waited),
+    /// Let the disks of an instance be read over NBD on the destination's host, at once and without a copy.
+    ///
+    /// It is asked of the destination, and lasts until --stop or the end of the server. The instance is pinned meanwhile.
+    #[command(
+        after_help = "Example:\n  lockstep replication serve C4-ec991bd5-af9d-446a-8599-5b693842c4a3 h4replica-…"
+    )]
+    Serve {
+        #[command(flatten)]
+        id: Id,
+        /// The instance
+        instance: String,
+        /// Let it be read no longer
+        #[arg(long)]
+        stop: bool,
+    },
     /// Write the disks of an instance as files at the destination.
     ///
     /// They come to be below the directory that the destination's server was told with --replica-exports, as disk-2000.raw and so on.
@@ -294,6 +312,20 @@ impl ReplicationCommand {
             Self::Migrate(asked) => {
                 let no_wait = asked.waiting.no_wait;
                 (client.call(Migrate, recover(asked)).await?, no_wait)
+            }
+            Self::Serve { id, instance, stop } => {
+                let input = InstanceInput { replication_id: id.replication, key: instance };
+                if stop {
+                    client.call(StopServing, input).await?;
+                    return Ok(ExitCode::SUCCESS);
+                }
+                let disks = client.call(Serve, input).await?;
+                let mut listing = Listing::new(["disk", "size", "url"]).whole(&["url"]).at_right(&["size"]);
+                for disk in &disks {
+                    listing.push([json!(disk.disk_key), json!(disk.bytes), json!(disk.url)]);
+                }
+                print(context.output, &listing, &json!(disks.iter().map(json::value).collect::<Vec<_>>()))?;
+                return Ok(ExitCode::SUCCESS);
             }
             Self::Export { id, directory, instance, format, waiting } => {
                 let input = ExportInput {

@@ -8,6 +8,7 @@ mod churn;
 mod cli;
 mod collect;
 mod crash;
+mod failback;
 mod feed;
 mod inventory;
 mod links;

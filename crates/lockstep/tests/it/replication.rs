@@ -162,18 +162,18 @@ fn a_task_that_a_restart_interrupts_goes_on_or_says_so() {
 }
 
 /// Ends the machine that runs from a directory, whatever becomes of the test.
-struct Machine(PathBuf);
+pub struct Machine(pub PathBuf);
 
 impl Machine {
-    fn pid(&self) -> Option<String> {
-        let pid = std::fs::read_to_string(self.0.join("pid")).ok()?.trim().to_owned();
+    pub fn pid(&self) -> Option<String> {
+        let pid = std::fs::read_to_string(self.0.join("qemu.pid")).ok()?.trim().to_owned();
         let arguments = std::fs::read_to_string(format!("/proc/{pid}/cmdline")).ok()?;
         arguments.contains(self.0.to_str().unwrap()).then_some(pid)
     }
 
     /// What its monitor says first.
     fn greeting(&self) -> String {
-        let mut monitor = std::os::unix::net::UnixStream::connect(self.0.join("qmp")).unwrap();
+        let mut monitor = std::os::unix::net::UnixStream::connect(self.0.join("monitor.sock")).unwrap();
         let mut bytes = [0; 256];
         let count = monitor.read(&mut bytes).unwrap();
         String::from_utf8_lossy(&bytes[..count]).into_owned()
@@ -188,10 +188,10 @@ impl Drop for Machine {
     }
 }
 
-/// What a disk holds that QEMU reads, a running machine's too.
-fn content(disk: &Path, format: &str) -> Vec<u8> {
+/// What the image of a recovered disk holds, that of a running machine too.
+pub fn content(disk: &Path) -> Vec<u8> {
     let out = tempfile::NamedTempFile::new().unwrap();
-    let convert = ["convert", "-U", "-f", format, "-O", "raw"];
+    let convert = ["convert", "-U", "-f", "qcow2", "-O", "raw"];
     let status = std::process::Command::new("qemu-img").args(convert).arg(disk).arg(out.path()).status().unwrap();
     assert!(status.success());
     std::fs::read(out.path()).unwrap()
@@ -218,7 +218,7 @@ fn a_test_reads_the_instance_where_it_is_and_a_failover_brings_the_machine_up() 
         source.done("POST", &tested, &json!({"type": "vcloud", "powerOn": true, "snapshotOptions": "DO_NOTHING"}));
     assert_eq!(task["result"]["destinationState"]["recoveryInfo"]["recoveryState"], "TEST", "{task}");
     let recovered = b.data.path().join("recovered").join(uuid);
-    let test = Machine(recovered.join("test"));
+    let test = Machine(recovered.clone());
     assert!(test.greeting().contains("QMP") && test.pid().is_some());
     let vm = b.ok("GET", &format!("/api/lockstep/resources/VirtualMachine/test-{uuid}"), &Value::Null);
     assert_eq!(vm["properties"]["power_state"], "POWERED_ON", "{vm}");
@@ -233,10 +233,7 @@ fn a_test_reads_the_instance_where_it_is_and_a_failover_brings_the_machine_up() 
     b.restart();
     let destination = Api::log_in(&b);
     assert!(test.pid().is_some());
-    assert!(
-        content(&test.0.join("disk-2000.qcow2"), "qcow2") == before,
-        "a test shows the instance that it was made of"
-    );
+    assert!(content(&test.0.join("disk-2000.qcow2")) == before, "a test shows the instance that it was made of");
     let cleaned = destination.done("DELETE", &tested, &Value::Null);
     assert_eq!(cleaned["result"]["destinationState"]["recoveryInfo"]["recoveryState"], "NOT_STARTED");
     assert!(test.pid().is_none() && !test.0.exists());
@@ -248,9 +245,9 @@ fn a_test_reads_the_instance_where_it_is_and_a_failover_brings_the_machine_up() 
     let body = json!({"type": "vcloud", "powerOn": true, "instanceId": null, "consolidate": true});
     let task = destination.done("POST", &format!("{at}/failover"), &body);
     assert_eq!(task["warnings"], json!([]), "{task}");
-    let machine = Machine(recovered.join("machine"));
+    let machine = Machine(recovered);
     assert!(machine.greeting().contains("QMP"));
-    assert!(content(&machine.0.join("disk-2000.raw"), "raw") == std::fs::read(&disk).unwrap());
+    assert!(content(&machine.0.join("disk-2000.qcow2")) == std::fs::read(&disk).unwrap());
     let shown = eventually(SOON, "the source to hear of it", || {
         let shown = source.get(&at);
         (shown["destinationState"]["recoveryInfo"]["recoveryState"] == "COMPLETE").then_some(shown)
@@ -340,11 +337,11 @@ fn a_running_machine_is_replicated_by_its_bitmap_and_migrated() {
     let (a, b) = pair(&["--migrate-power-off", "1"]);
     let dir = tempfile::tempdir().unwrap();
     let running = Machine(dir.path().to_owned());
-    let (disk, monitor) = (image(dir.path(), "a.raw", 64), dir.path().join("qmp"));
+    let (disk, monitor) = (image(dir.path(), "a.raw", 64), dir.path().join("monitor.sock"));
     let status = std::process::Command::new("qemu-system-x86_64")
         .args(["-machine", "pc,accel=tcg", "-m", "32", "-display", "none", "-nic", "none", "-daemonize", "-no-reboot"])
         .arg("-pidfile")
-        .arg(dir.path().join("pid"))
+        .arg(dir.path().join("qemu.pid"))
         .arg("-qmp")
         .arg(format!("unix:{},server=on,wait=off", monitor.display()))
         .arg("-drive")
@@ -371,8 +368,8 @@ fn a_running_machine_is_replicated_by_its_bitmap_and_migrated() {
     let task = source.done("POST", &format!("{at}/migrate"), &json!({"type": "vcloud", "powerOn": false}));
     assert!(running.pid().is_none(), "the source is off: {task}");
     assert_eq!(task["result"]["destinationState"]["recoveryInfo"]["recoveryState"], "COMPLETE", "{task}");
-    let moved = b.data.path().join(format!("recovered/{}/machine/disk-2000.raw", id.strip_prefix("C4-").unwrap()));
-    let content = std::fs::read(&disk).unwrap();
-    assert_eq!((content[5 * BLOCK], content[6 * BLOCK]), (0x41, 0x42));
-    assert!(std::fs::read(moved).unwrap() == content);
+    let moved = b.data.path().join(format!("recovered/{}/disk-2000.qcow2", id.strip_prefix("C4-").unwrap()));
+    let expected = std::fs::read(&disk).unwrap();
+    assert_eq!((expected[5 * BLOCK], expected[6 * BLOCK]), (0x41, 0x42));
+    assert!(content(&moved) == expected);
 }

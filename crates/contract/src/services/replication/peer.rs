@@ -2,7 +2,8 @@
 //!
 //! The source owns what a replication is told and how its syncs go; the destination owns its instances and what was recovered from them.
 //! Each keeps a copy of what the other owns: [`Put`] brings it, as often as it changes, and the later `revision` wins. What somebody asks of the
-//! wrong side is run on the right one ([`Run`]), and its task followed ([`Follow`]).
+//! wrong side is run on the right one ([`Run`]), and its task followed ([`Follow`]). When a replication is turned around, the source becomes the
+//! destination first ([`Turn`]), and answers what both sites have from then on.
 
 use super::Instance;
 use crate::services::tasks::Task;
@@ -68,6 +69,28 @@ structure! {
     }
 }
 
+structure! {
+    /// The parameters of `turn`.
+    pub struct TurnInput = "operation-input" {
+        /// The replication: a UUID.
+        replication: String,
+        /// How often it will have been turned around.
+        turns: i64,
+        /// The recovered machine, which will be replicated, as its site calls it.
+        vm: String,
+    }
+}
+
+structure! {
+    /// A replication that was turned around.
+    pub struct Turned = "lockstep.replication.peer.turned" {
+        /// The properties that the new source owns, as they are stored.
+        source: Opaque,
+        /// The properties that the new destination owns, as they are stored.
+        replica: Opaque,
+    }
+}
+
 operation! {
     /// Tells how a side of a replication is. One with a lower revision than the one before is ignored.
     pub Put = "lockstep.replication.peer"."put"(PutInput) -> (),
@@ -98,6 +121,14 @@ operation! {
     errors: [InvalidArgument, NotFound, NotAllowedInCurrentState, ResourceBusy, ServiceUnavailable],
     privilege: Replicate,
     rest: Rest::new(Method::Post, "/lockstep/replication/peer/{replication}", 202).action("run"),
+}
+
+operation! {
+    /// Makes the source of a replication its destination. One that was turned so already answers the same again.
+    pub Turn = "lockstep.replication.peer"."turn"(TurnInput) -> Turned,
+    errors: [NotFound, NotAllowedInCurrentState, ResourceBusy, ServiceUnavailable],
+    privilege: Replicate,
+    rest: Rest::new(Method::Post, "/lockstep/replication/peer/{replication}", 200).action("turn"),
 }
 
 operation! {

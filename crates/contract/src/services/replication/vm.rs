@@ -167,7 +167,7 @@ structure! {
         instance_id as "instanceId": Option<String>,
         /// Whether the machine is started.
         power_on as "powerOn": Option<bool>,
-        /// Whether the recovered disks stand on their own; they always do.
+        /// Whether the recovered disks come to stand on their own; those of a failover always do.
         consolidate: Option<bool>,
         /// Whether a sync goes before it; not together with an instance.
         sync: Option<bool>,
@@ -245,6 +245,18 @@ structure! {
         format: Option<String>,
         /// A directory of the destination's server, below the one that it was told to export to.
         directory: String,
+    }
+}
+
+structure! {
+    /// A disk of an instance that can be read.
+    pub struct ServedDisk = "lockstep.replication.vm.served_disk" {
+        /// Its key.
+        disk_key as "diskKey": i64,
+        /// Its size, in bytes.
+        bytes: i64,
+        /// Where programs of the destination's host read it over NBD.
+        url: String,
     }
 }
 
@@ -377,7 +389,8 @@ operation! {
 }
 
 operation! {
-    /// Turns a replication that was recovered around: the recovered machine is replicated back, over the old one.
+    /// Turns a replication that was recovered around: the recovered machine is replicated back, with the same id. The old machine is switched off,
+    /// and its disks are what the first sync differs from. Both sites need a store for instances.
     pub Reverse = "lockstep.replication.vm"."reverse"(Input) -> Task,
     errors: [InvalidArgument, NotFound, NotAllowedInCurrentState, ResourceBusy, ServiceUnavailable],
     privilege: Protect,
@@ -427,6 +440,23 @@ operation! {
     errors: [InvalidArgument, NotFound, NotAllowedInCurrentState, ResourceBusy, ServiceUnavailable],
     privilege: Protect,
     rest: Rest::new(Method::Post, "/lockstep/replication/vm-replications/{replicationId}/verify", 202),
+}
+
+operation! {
+    /// Lets the disks of an instance be read over NBD at the destination, at once and without a copy, until it is told otherwise or its server ends.
+    /// What is read is checked; the instance is pinned meanwhile. One that is served already is served once.
+    pub Serve = "lockstep.replication.vm"."serve"(InstanceInput) -> Vec<ServedDisk>,
+    errors: [InvalidArgument, NotFound, NotAllowedInCurrentState, ServiceUnavailable],
+    privilege: Protect,
+    rest: Rest::new(Method::Post, "/lockstep/replication/vm-replications/{replicationId}/instances/{key}/serve", 200),
+}
+
+operation! {
+    /// Lets an instance be read no longer; who reads it already reads on. One that is not served is no error.
+    pub StopServing = "lockstep.replication.vm"."stop_serving"(InstanceInput) -> (),
+    errors: [InvalidArgument, NotFound, NotAllowedInCurrentState, ServiceUnavailable],
+    privilege: Protect,
+    rest: Rest::new(Method::Delete, "/lockstep/replication/vm-replications/{replicationId}/instances/{key}/serve", 204),
 }
 
 operation! {
