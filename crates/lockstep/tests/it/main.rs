@@ -15,6 +15,7 @@ mod query;
 mod remote;
 mod replicated;
 mod replication;
+mod replication_faults;
 mod replication_fire;
 mod sdk;
 mod server;

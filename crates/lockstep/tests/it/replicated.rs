@@ -11,9 +11,14 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use crate::availability::{Api, BLOCK, id_of, image, machine, start, write_block};
-use crate::links::{SOON, site, spec, wait_for_health};
+use crate::links::{site, spec, wait_for_health};
 use crate::server::{PASSWORD, Server, USER, eventually, http, read};
 use crate::wire::{Random, Wire};
+
+/// Whether the long form was asked for.
+pub fn is_full() -> bool {
+    std::env::var("LOCKSTEP_REPLICATION_FIRE").is_ok_and(|text| text == "full")
+}
 
 /// How long a task may take on a loaded machine.
 const TASK_LIMIT: Duration = Duration::from_secs(300);
@@ -98,6 +103,12 @@ impl Replicated {
     /// Begins a sync.
     pub fn sync(&self) -> Value {
         self.a.ok("POST", &self.at("/sync"), &Value::Null)
+    }
+
+    /// The same, when none is under way: one that the schedule has begun before shows an instant that was before.
+    pub fn sync_anew(&self) -> Value {
+        eventually(TASK_LIMIT, "nothing to be under way", || self.shown()["task"].is_null().then_some(()));
+        self.sync()
     }
 
     /// A task of the source as it is.
@@ -236,14 +247,4 @@ impl Watch {
         self.is_over.store(true, Ordering::SeqCst);
         self.thread.join().unwrap()
     }
-}
-
-/// Waits until a link is well again.
-pub fn wait_until_linked(replicated: &Replicated) {
-    let link = replicated.a.ok("GET", "/api/hvc/links", &Value::Null)[0]["link"].as_str().unwrap().to_owned();
-    eventually(SOON, "the link to be well", || {
-        let health = |server: &Server| server.ok("GET", &format!("/api/hvc/links/{link}"), &Value::Null);
-        let is_well = |server: &Server| health(server)["connection_health_status"] == "HEALTHY";
-        (is_well(&replicated.a) && is_well(&replicated.b)).then_some(())
-    });
 }

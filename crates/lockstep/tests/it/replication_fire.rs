@@ -11,17 +11,13 @@ use std::time::{Duration, Instant};
 use serde_json::json;
 
 use crate::availability::BLOCK;
-use crate::replicated::{Replicated, Watch};
+use crate::replicated::{Replicated, Watch, is_full};
 use crate::server::eventually;
 use crate::wire::Random;
 
 /// What is under way when something breaks for the first time, and what then may be: see `lockstep_replication::limit`.
 const FIRST_BREAK_BYTES: u64 = 2 << 20;
 const BREAK_BYTES: u64 = 256 << 10;
-
-fn is_full() -> bool {
-    std::env::var("LOCKSTEP_REPLICATION_FIRE").is_ok_and(|text| text == "full")
-}
 
 /// Blocks of the disk, of those that change, and how many blows there are of each kind.
 fn extent(cuts: bool) -> (usize, usize, usize) {
