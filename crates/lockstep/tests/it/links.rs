@@ -22,9 +22,14 @@ fn free_port() -> u16 {
 
 /// A site of that name, over TLS.
 pub fn site(name: &str, more: &[&str]) -> Server {
+    site_in(name, more, &[])
+}
+
+/// The same, with more in its environment.
+pub fn site_in(name: &str, more: &[&str], environment: &[(&str, &str)]) -> Server {
     let listen = format!("127.0.0.1:{}", free_port());
     let args = ["--site", name, "--listen", &listen, "--no-collect-host", "--no-sample-host"];
-    Server::start_with(&[&args, more].concat())
+    Server::start_in(&[&args, more].concat(), environment)
 }
 
 fn port(server: &Server) -> String {
