@@ -81,6 +81,8 @@ impl Replications {
             maps: Some(self.config.maps.clone()),
             patience: self.config.patience,
         };
+        // Of one that ended, nothing is pending.
+        let is_again = record.cycles().pending.is_some();
         let record = self.resolve(record, &way, &peer.site).await?;
         let machine = self.machine(&record)?;
         let mut base = record.source.last_sync.clone().filter(|last| !last.instance.is_empty());
@@ -121,6 +123,7 @@ impl Replications {
                 disks: point.disks(),
                 unlisted: about.unlisted,
                 time_ms,
+                is_again,
             };
             match self.ship(id, shipment, &way, handle).await {
                 Ok(shipped) => {

@@ -564,6 +564,7 @@ impl Machine {
             unlisted: if mode == Mode::Bitmap { Unlisted::Unchanged } else { Unlisted::Zero },
             time_ms: 1_800_000_000_000,
             instance: self.random.instance(),
+            is_again: false,
         }
     }
 
