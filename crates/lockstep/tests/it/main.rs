@@ -11,12 +11,16 @@ mod feed;
 mod inventory;
 mod links;
 mod links_fire;
+#[path = "../../../blocks/tests/it/moto.rs"]
+mod moto;
 mod query;
 mod remote;
 mod replicated;
 mod replication;
 mod replication_faults;
 mod replication_fire;
+mod replication_s3;
+mod replication_served;
 mod sdk;
 mod server;
 mod stats;

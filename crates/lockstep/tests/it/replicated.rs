@@ -235,7 +235,7 @@ impl Watch {
                         seen.push(keys);
                     }
                 }
-                std::thread::sleep(Duration::from_millis(5));
+                std::thread::sleep(Duration::from_millis(10));
             }
             seen
         });
