@@ -18,7 +18,9 @@ impl Moto {
             eprintln!("skipped: no moto_server in .tools/moto (scripts/test-tools.sh installs it)");
             return None;
         }
-        let mut child = Command::new(program)
+        // By its own Python: the script has the path of it that was when it was installed.
+        let mut child = Command::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../../.tools/moto/bin/python3"))
+            .arg(program)
             // A port of its own choice: one that was free a moment ago may be another test's.
             .args(["-H", "127.0.0.1", "-p", "0"])
             .stdout(Stdio::null())
