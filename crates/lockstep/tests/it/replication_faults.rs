@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 use crate::availability::{BLOCK, write_block};
 use crate::links::site;
 use crate::replicated::{Replicated, Watch, is_full};
+use crate::replication::content;
 use crate::server::eventually;
 use crate::wire::Random;
 
@@ -235,4 +236,63 @@ fn a_sync_that_is_called_off_at_any_moment_leaves_nothing() {
         Replicated::metric(&replicated.b, "lockstep_replication_store_bytes").filter(|bytes| *bytes <= 2.0 * needed)
     });
     println!("{times} syncs were called off: the store has {bytes} bytes for a disk of {needed}");
+}
+
+/// One of QEMU's programs; whether it did what it was told.
+fn qemu(program: &str, args: &[&str]) -> bool {
+    let output = Command::new(program).args(args).output().unwrap();
+    if !output.status.success() {
+        println!("{program} {args:?}: {}", String::from_utf8_lossy(&output.stderr).trim());
+    }
+    output.status.success()
+}
+
+#[test]
+fn a_qcow2_image_that_changes_its_size_is_told_by_its_bitmap_again_afterwards() {
+    if Command::new("qemu-img").arg("--version").output().is_err() {
+        return println!("skipped: there is no qemu-img");
+    }
+    let mut replicated = Replicated::begin(120, &[]);
+    let image = replicated.dir.path().join("disk.qcow2");
+    let (raw, path) = (replicated.disk.to_str().unwrap().to_owned(), image.to_str().unwrap().to_owned());
+    assert!(qemu("qemu-img", &["convert", "-f", "raw", "-O", "qcow2", &raw, &path]));
+    let disks = json!({"properties": {"disks": [{"label": "disk", "path": path, "format": "qcow2"}]}});
+    replicated.a.ok("PATCH", "/api/lockstep/resources/VirtualMachine/vm-1", &disks);
+    let synced = |replicated: &mut Replicated| {
+        let ended = replicated.done(&replicated.sync_anew());
+        let newest = replicated.instances().pop().unwrap();
+        let now = replicated.dir.path().join("now");
+        std::fs::write(&now, content(&image, "qcow2")).unwrap();
+        replicated.check(&newest, &now);
+        let report = &ended["result"]["lastSync"];
+        println!("{} bytes: {report}", std::fs::metadata(&now).unwrap().len());
+        report["method"].as_str().unwrap().to_owned()
+    };
+    let write = |block: usize| {
+        let command = format!("write -P 7 {} 64k", block * BLOCK);
+        assert!(qemu("qemu-io", &["-f", "qcow2", "-c", &command, &path]));
+    };
+    assert_eq!(synced(&mut replicated), "COMPARE");
+    write(3);
+    assert_eq!(synced(&mut replicated), "STOPPED_BITMAP");
+    for (blocks, shrinks) in [(200, false), (80, true), (90, false)] {
+        let size = (blocks * BLOCK).to_string();
+        let shrink = if shrinks { &["--shrink"][..] } else { &[] };
+        assert!(qemu("qemu-img", &[&["resize", "-q", "-f", "qcow2"][..], shrink, &[&path, &size]].concat()));
+        write(blocks - 1);
+        assert_eq!(synced(&mut replicated), "COMPARE", "what changed of a disk of another size is not known");
+        write(blocks / 2);
+        assert_eq!(synced(&mut replicated), "STOPPED_BITMAP");
+    }
+
+    // In the middle of a sync QEMU's lock keeps everybody from it.
+    replicated.write(60);
+    assert!(qemu("qemu-img", &["convert", "-f", "raw", "-O", "qcow2", &raw, &path]));
+    let task = begin_slowly(&replicated, 512 << 10);
+    let is_resized = qemu("qemu-img", &["resize", "-q", "-f", "qcow2", &path, "16M"]);
+    replicated.wire.hurry();
+    let ended = replicated.ended(&task);
+    assert_eq!((is_resized, &ended["state"]), (false, &json!("SUCCEEDED")), "{ended}");
+    synced(&mut replicated);
+    assert!(replicated.verify().0);
 }
