@@ -196,8 +196,8 @@ pub enum ShipError {
     /// The map that the destination has is not the one that was shipped.
     #[error("the destination's map differs from the source's")]
     RootDiffers,
-    /// Blocks have gone at the destination.
-    #[error("the destination lacks blocks of the map")]
+    /// Blocks have gone at the destination, or are damaged.
+    #[error("the destination lacks blocks of the map, or they are damaged")]
     BlocksMissing,
     /// Nothing got done for too long.
     #[error("nothing got done for {after_s} seconds; last: {reason}")]

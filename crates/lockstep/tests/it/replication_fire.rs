@@ -101,11 +101,10 @@ fn flip(replicated: &mut Replicated, disk: &Path, instance: &str, block: usize) 
     let ended = replicated.ended_there(&export);
     assert!(ended["state"] == "FAILED" && ended["error"]["msg"].as_str().unwrap().contains("damaged"), "{ended}");
 
-    // It counts as missing from then on: whoever brings it again heals it.
-    let elsewhere = std::fs::File::options().write(true).open(&replicated.disk).unwrap();
-    elsewhere.write_all_at(&content, 0).unwrap();
-    drop(elsewhere);
-    replicated.done(&replicated.sync());
+    // It counts as missing from then on, and nothing is built upon it: the next sync brings it again, although nothing has changed.
+    let ended = replicated.done(&replicated.sync_anew());
+    assert!(ended["warnings"].to_string().contains("compared anew"), "{ended}");
+    assert_eq!(ended["result"]["lastSync"]["sentBytes"], json!(BLOCK), "{ended}");
     replicated.check(instance, disk);
     let (is_clean, said) = replicated.verify();
     assert!(is_clean, "{said}");
