@@ -42,7 +42,7 @@ struct Small(PathBuf);
 impl Small {
     /// None, with the reason printed, where none may be mounted.
     fn mount(at: &Path, mib: usize) -> Option<Self> {
-        std::fs::create_dir(at).unwrap();
+        std::fs::create_dir_all(at).unwrap();
         let options = format!("size={mib}m");
         let mounted = Command::new("mount").args(["-t", "tmpfs", "-o", &options, "none"]).arg(at).output().unwrap();
         if !mounted.status.success() {
@@ -50,6 +50,18 @@ impl Small {
             return None;
         }
         Some(Self(at.to_owned()))
+    }
+
+    /// Puts what is in a directory on a small file system, which is then in its place.
+    fn under(directory: &Path, mib: usize) -> Option<Self> {
+        let kept = tempfile::tempdir().unwrap();
+        let copy = |from: &Path, to: &Path| {
+            assert!(Command::new("cp").arg("-a").arg(from.join(".")).arg(to).status().unwrap().success());
+        };
+        copy(directory, kept.path());
+        let small = Self::mount(directory, mib)?;
+        copy(kept.path(), directory);
+        Some(small)
     }
 
     fn resize(&self, mib: usize) {
@@ -96,6 +108,34 @@ fn a_full_store_fails_the_sync_and_nothing_else() {
     let (is_clean, said) = replicated.verify();
     assert!(is_clean, "{said}");
     replicated.check_nothing_is_left(&small.0);
+}
+
+#[test]
+fn a_site_whose_replicas_fill_its_disk_can_still_be_told_to_remove_them() {
+    let mut replicated = Replicated::begin(1400, &[]);
+    let first = replicated.instances();
+    replicated.b.kill();
+    // Of everything, and not of the replicas alone.
+    let Some(_small) = Small::under(replicated.b.data.path(), 96) else { return };
+    replicated.b.restart();
+    replicated.write(1400);
+    let error = replicated.sync_fails();
+    assert!(text(&error).contains("full"), "{error}");
+    for nth in 0..20 {
+        let path = format!("/api/lockstep/resources/VirtualMachine/other-{nth}");
+        replicated.b.ok("PUT", &path, &json!({"properties": {"name": "x".repeat(1000)}}));
+    }
+    assert_eq!(replicated.instances(), first);
+    assert!(replicated.verify().0);
+    replicated.b.restart();
+    assert_eq!(replicated.instances(), first);
+    eventually(Duration::from_secs(60), "nothing to be under way", || {
+        replicated.shown()["task"].is_null().then_some(())
+    });
+    replicated.done(&replicated.a.ok("DELETE", &replicated.at(""), &Value::Null));
+    eventually(Duration::from_secs(60), "what was stored to go", || {
+        Replicated::metric(&replicated.b, "lockstep_replication_store_bytes").filter(|bytes| *bytes == 0.0)
+    });
 }
 
 #[test]
