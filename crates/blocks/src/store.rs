@@ -269,7 +269,7 @@ impl Store {
     ///
     /// # Errors
     /// [`Error::Exists`] when there is an instance of that name, [`Error::NoInstance`] for the base, [`Error::Invalid`] for disks that
-    /// are none.
+    /// are none, [`Error::Damaged`] when the base is known to be: begun as zeroes, with everything brought again, the new one is not.
     pub fn begin(&self, name: &Name, base: Option<&Name>, disks: &[DiskSize]) -> Result<Draft, Error> {
         check_disks(disks)?;
         let _changing = self.inner.changing.lock();
@@ -283,6 +283,9 @@ impl Store {
             let last = catalog.drafts.values().map(|place| place.number).max();
             (base.map(find).transpose()?, last.map_or(0, |last| last + 1))
         };
+        if let Some(base) = &base {
+            self.check_whole(base)?;
+        }
         self.settle(name)?;
         let draft = Draft::begin(self, name, base.as_deref(), disks, number)?;
         let place = DraftPlace { number, draft: Some(draft.clone()) };
@@ -291,6 +294,26 @@ impl Store {
             before.end();
         }
         Ok(draft)
+    }
+
+    /// Whether anything that was found damaged belongs to an instance.
+    fn check_whole(&self, instance: &Instance) -> Result<(), Error> {
+        let damaged = self.inner.index.read().damaged.clone();
+        if damaged.is_empty() {
+            return Ok(());
+        }
+        let hurt = || Error::Damaged { what: format!("instance {}", instance.name) };
+        for disk in &instance.disks {
+            let blocks = blocks_of(&disk.size);
+            for (number, leaf) in (0..).zip(&disk.leaves) {
+                let is_hurt = damaged.contains(leaf)
+                    || self.read_leaf(leaf, blocks, number)?.iter().flatten().any(|hash| damaged.contains(hash));
+                if is_hurt {
+                    return Err(hurt());
+                }
+            }
+        }
+        Ok(())
     }
 
     /// A draft that was begun, also before a restart. One whose log is damaged is dropped: its source begins anew.

@@ -16,6 +16,11 @@ use crate::{Error, Hash};
 /// Bytes that are written at a time. What is copied should be in the processor's cache still when it is written.
 const WRITE_BYTES: usize = 1 << 20;
 
+/// What new blocks leave free of the file system, one part in so many, and how much at the most. Whoever makes room has to write as well: the
+/// journal, which may be on the same file system, and a collection of garbage.
+const SPARED_SHARE: u64 = 50;
+const SPARED_BYTES_MAX: u64 = 1 << 30;
+
 /// The pack that is appended to.
 struct Open {
     number: u32,
@@ -89,7 +94,21 @@ impl Writer {
             let mut seen = Hashes::default();
             blocks.iter().filter(|block| !index.want(&block.hash) && seen.insert(block.hash)).collect()
         };
+        self.check_room(missing.iter().map(|block| block.record_bytes()).sum())?;
         self.write(&mut state, index, &missing)
+    }
+
+    /// Whether so many bytes may be added.
+    fn check_room(&self, bytes: u64) -> Result<(), Error> {
+        if bytes == 0 {
+            return Ok(());
+        }
+        let space = self.storage.space().map_err(Error::io("asking how much room is left"))?;
+        let is_full = space.is_some_and(|space| {
+            let spared = (space.total_bytes / SPARED_SHARE).min(SPARED_BYTES_MAX);
+            space.free_bytes < spared.saturating_add(bytes)
+        });
+        if is_full { Err(Error::Full) } else { Ok(()) }
     }
 
     /// Stores what is in a pack that is to go. Answers the bytes that this took.

@@ -74,6 +74,7 @@ impl Image {
             disks: vec![Disk { key: 2000, source }],
             unlisted,
             time_ms: 0,
+            is_again: false,
         }
     }
 }

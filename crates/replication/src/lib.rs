@@ -37,6 +37,7 @@
 //! * An instance is there whole or not at all, and what it holds is what the source was: every block is checked against its hash as it
 //!   arrives, and the whole map against the root that the source reckoned.
 //! * Nothing is sent that the destination has; zeroes never; what a break, a kill or a cancellation wastes is bounded ([`limit`]).
+//! * What is damaged at the destination is not built upon: the next sync compares everything, and brings again what is missing.
 //! * The same calls do for a first copy, an increment, a comparison, and going on after a break.
 
 pub mod engine;

@@ -10,7 +10,8 @@
 //! # What a break may cost
 //! Bytes that are under way when the connection breaks, or the destination dies, are sent again. So that a sync over a bad line still sends hardly
 //! more than it must, what is not acknowledged is kept below a share of what was ([`WASTE_SHARE`]), less what was wasted already. There is
-//! a floor: [`WINDOW_MIN`] until the first break, [`WINDOW_BROKEN_MIN`] from then on.
+//! a floor: [`WINDOW_MIN`] until the first break, [`WINDOW_BROKEN_MIN`] from then on, and from the beginning of a sync that takes up one which
+//! was broken off ([`Line::join_again`]).
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Weak};
@@ -143,12 +144,21 @@ impl Line {
 
     /// A place in the line.
     pub fn join(self: &Arc<Self>) -> Flow {
+        self.join_with(Window::default())
+    }
+
+    /// The same for who was broken off before: what broke it may be there still.
+    pub fn join_again(self: &Arc<Self>) -> Flow {
+        self.join_with(Window { has_broken: true, ..Window::default() })
+    }
+
+    fn join_with(self: &Arc<Self>, window: Window) -> Flow {
         let mut state = self.state.lock();
         let id = state.next_flow;
         state.next_flow += 1;
         let queue = Queue { sent: state.floor, waiting: VecDeque::new() };
         state.flows.insert(id, queue);
-        Flow { line: self.clone(), id, window: Mutex::default(), freed: Notify::new() }
+        Flow { line: self.clone(), id, window: Mutex::new(window), freed: Notify::new() }
     }
 
     /// Gives turns as far as there are any.

@@ -44,6 +44,12 @@ impl Replications {
             let _ = writeln!(out, "lockstep_replication_store_blocks {}", figures.blocks);
             family(out, "replication_store_bytes", "Bytes of the files of blocks");
             let _ = writeln!(out, "lockstep_replication_store_bytes {}", figures.bytes);
+            family(
+                out,
+                "replication_store_drafts",
+                "Instances in the making, also those that a sync left which was broken off",
+            );
+            let _ = writeln!(out, "lockstep_replication_store_drafts {}", figures.drafts);
             family(out, "replication_store_instances", "Instances that are stored");
             let _ = writeln!(out, "lockstep_replication_store_instances {}", figures.instances);
         }

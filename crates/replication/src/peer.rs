@@ -17,7 +17,8 @@ use crate::receive::Owners;
 use crate::record::{Record, ReplicaPart, SourcePart, resource};
 use crate::service::{Replications, blocking, no_replication, no_site};
 use crate::settings::invalid;
-use crate::states::Verb;
+use crate::states::{self, Verb};
+use crate::turns::busy;
 use crate::verbs::Order;
 
 /// Replications belong to the link that their record names.
@@ -137,6 +138,13 @@ async fn put(here: &Arc<Replications>, context: Context, input: PutInput) -> Res
 
 async fn remove(here: &Arc<Replications>, context: Context, input: RemoveInput) -> Result<(), Error> {
     let Ok(record) = here.of_link(&context.caller, &input.replication) else { return Ok(()) };
+    // The source may not have heard yet what its machine's copy is doing here.
+    states::check(&record, Verb::Stop)?;
+    if record.side == Side::Destination
+        && let Some((verb, task)) = here.turns.running(&record.id).filter(|(verb, _)| verb.recovers())
+    {
+        return Err(busy(verb, &task));
+    }
     here.remove_here(&record, input.instances).await
 }
 

@@ -22,6 +22,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use lockstep_contract::services::replication_receive::{
     self as declared, Base, CommitInput, Disk, HASHES_MAX, Had, HaveInput, Instance, InstanceInput, LEAVES_MAX, Leaf,
@@ -78,6 +79,8 @@ pub struct Receive {
     open: Mutex<HashMap<Key, Arc<Slot>>>,
     puts: Semaphore,
     checks: Semaphore,
+    /// Whether drafts were dropped whose blocks nobody may need.
+    has_dropped: AtomicBool,
 }
 
 /// A draft's place; empty until it was looked for, and after its end. Written by who changes what it is.
@@ -99,7 +102,9 @@ impl Receive {
         })?;
         let life = format!("{:016x}", u64::from_le_bytes(life));
         let (puts, checks) = (Semaphore::new(PUTS_MAX), Semaphore::new(CHECKS_MAX));
-        Ok(Arc::new(Self { store, owners, life, open: Mutex::default(), puts, checks }))
+        // Nobody remembers what was dropped before a restart.
+        let has_dropped = AtomicBool::new(true);
+        Ok(Arc::new(Self { store, owners, life, open: Mutex::default(), puts, checks, has_dropped }))
     }
 
     /// Registers the operations that the source of a replication calls.
@@ -130,6 +135,11 @@ impl Receive {
     /// [`StoreError`].
     pub async fn forget(&self, replication: &str) -> Result<(), StoreError> {
         self.drop_drafts(replication, None, 0).await
+    }
+
+    /// Whether drafts were dropped since this was asked last.
+    pub(crate) fn take_dropped(&self) -> bool {
+        self.has_dropped.swap(false, Ordering::SeqCst)
     }
 
     /// Drops the oldest drafts of a replication until `most` are left, besides `but`.
@@ -199,7 +209,10 @@ impl Receive {
                 None => self.store.draft(key).await?,
             };
             match draft {
-                Some(draft) => draft.abandon().await.map(|()| true),
+                Some(draft) => {
+                    self.has_dropped.store(true, Ordering::SeqCst);
+                    draft.abandon().await.map(|()| true)
+                }
                 None => Ok(false),
             }
         };

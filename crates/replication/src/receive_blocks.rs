@@ -30,11 +30,12 @@ fn told(error: Error) -> StoreError {
         Error::Full => StoreError::Full,
         Error::Away { .. } => StoreError::Away(error.to_string()),
         Error::RootDiffers { .. } => StoreError::RootDiffers,
-        Error::BlockMissing { .. } => {
-            tracing::error!(%error, "a draft cannot be committed");
+        // What is damaged counts as missing, and is healed by who brings everything anew.
+        Error::BlockMissing { .. } | Error::Damaged { .. } => {
+            tracing::error!(%error, "an instance cannot be made");
             StoreError::BlocksMissing
         }
-        Error::Damaged { .. } | Error::Poisoned | Error::Locked => StoreError::Failed(error.to_string()),
+        Error::Poisoned | Error::Locked => StoreError::Failed(error.to_string()),
         Error::Io { what, source } => StoreError::Failed(format!("{what}: {source}")),
     }
 }

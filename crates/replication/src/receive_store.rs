@@ -59,8 +59,8 @@ pub enum StoreError {
     /// The map's root is not the one that was expected.
     #[error("the map has another root")]
     RootDiffers,
-    /// The map names blocks that are not there.
-    #[error("the map names blocks that are not there")]
+    /// The map names blocks that are not there, or are damaged.
+    #[error("the map names blocks that are not there, or are damaged")]
     BlocksMissing,
     /// What was asked for does not fit the disks or the limits of the store.
     #[error("{0}")]

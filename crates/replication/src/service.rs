@@ -141,6 +141,7 @@ impl Replications {
     pub async fn start(self: &Arc<Self>) {
         self.settle().await;
         tokio::spawn(crate::tell::keep_telling(self.clone()));
+        tokio::spawn(crate::vault::keep_tidy(self.clone()));
         tokio::spawn(crate::schedule::keep(self.clone()));
         tokio::spawn(crate::recover::keep_independent(self.clone()));
     }

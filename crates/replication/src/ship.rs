@@ -75,6 +75,8 @@ pub struct Shipment {
     pub unlisted: Unlisted,
     /// The instant that the disks show, in milliseconds since 1970.
     pub time_ms: i64,
+    /// Whether the attempt before was broken off: less is sent ahead then.
+    pub is_again: bool,
 }
 
 /// The instance that a new one begins as.
@@ -194,8 +196,8 @@ pub enum ShipError {
     /// The map that the destination has is not the one that was shipped.
     #[error("the destination's map differs from the source's")]
     RootDiffers,
-    /// Blocks have gone at the destination.
-    #[error("the destination lacks blocks of the map")]
+    /// Blocks have gone at the destination, or are damaged.
+    #[error("the destination lacks blocks of the map, or they are damaged")]
     BlocksMissing,
     /// Nothing got done for too long.
     #[error("nothing got done for {after_s} seconds; last: {reason}")]
@@ -268,7 +270,7 @@ impl Shared {
 /// [`ShipError`].
 pub async fn ship(shipment: Shipment, way: &Way, progress: watch::Sender<Progress>) -> Result<Shipped, ShipError> {
     let begun = Instant::now();
-    let Shipment { replication, instance, base, disks, unlisted, time_ms } = shipment;
+    let Shipment { replication, instance, base, disks, unlisted, time_ms, is_again } = shipment;
     check_disks(&disks)?;
     if !is_replication(&replication) {
         return Err(ShipError::Replication(replication));
@@ -278,7 +280,7 @@ pub async fn ship(shipment: Shipment, way: &Way, progress: watch::Sender<Progres
     }
     let shared = Arc::new(Shared {
         peer: Peer::new(way.client.clone(), way.patience),
-        flow: way.line.join(),
+        flow: if is_again { way.line.join_again() } else { way.line.join() },
         memory: way.memory.clone(),
         claimed: Mutex::default(),
         counts: Counts::default(),

@@ -93,6 +93,22 @@ impl Verb {
         Self::ALL.into_iter().find(|verb| verb.name() == name)
     }
 
+    /// Whether it brings a machine to life, or ends one, of an instance.
+    pub const fn recovers(self) -> bool {
+        match self {
+            Self::Failover | Self::FailoverTest | Self::FailoverTestCleanup | Self::Migrate | Self::Reverse => true,
+            Self::Sync
+            | Self::Pause
+            | Self::Resume
+            | Self::Reconfigure
+            | Self::Stop
+            | Self::Verify
+            | Self::Export
+            | Self::PowerOff
+            | Self::Seed => false,
+        }
+    }
+
     /// The side that does it.
     pub const fn side(self) -> Side {
         match self {

@@ -19,8 +19,9 @@ use tokio::sync::watch;
 
 use crate::engine::Point;
 use crate::record::{Activity, Cycles, Known, LastSync, Pending, Record, Seed, StoredError};
-use crate::service::{Replications, peer_error};
+use crate::service::Replications;
 use crate::ship::{self, Base, Progress, ShipError, Shipment, Shipped, Way};
+use crate::ship_peer::Peer;
 
 /// Bytes of a block.
 const BLOCK_BYTES: u64 = lockstep_blocks::BLOCK_BYTES as u64;
@@ -81,7 +82,9 @@ impl Replications {
             maps: Some(self.config.maps.clone()),
             patience: self.config.patience,
         };
-        let record = self.resolve(record, &way, &peer.site).await?;
+        // Of one that ended, nothing is pending.
+        let is_again = record.cycles().pending.is_some();
+        let record = self.resolve(record, &way, &peer.site, handle).await?;
         let machine = self.machine(&record)?;
         let last = record.source.last_sync.as_ref().filter(|last| !last.instance.is_empty());
         let Cycles { committed, seed, .. } = record.cycles();
@@ -130,6 +133,7 @@ impl Replications {
                 disks: point.disks(),
                 unlisted: about.unlisted,
                 time_ms,
+                is_again,
             };
             match self.ship(id, shipment, &way, handle).await {
                 Ok(shipped) => {
@@ -162,11 +166,16 @@ impl Replications {
     }
 
     /// Finds out what became of an instance whose commit was not answered.
-    async fn resolve(&self, record: Record, way: &Way, site: &str) -> Result<Record, Error> {
+    async fn resolve(&self, record: Record, way: &Way, site: &str, handle: &Handle) -> Result<Record, Error> {
         let cycles = record.cycles();
         let Some(pending) = cycles.pending else { return Ok(record) };
-        let input = Input { replication: record.id.clone() };
-        let found = way.client.call(Instances, input).await.map_err(|error| peer_error(error, site))?;
+        // Whatever broke the sync before may go on for a while.
+        let peer = Peer::new(way.client.clone(), way.patience);
+        let input = || Input { replication: record.id.clone() };
+        let found = tokio::select! {
+            found = peer.call(Instances, input) => found.map_err(|error| ship_error(error, site))?,
+            () = handle.cancelled() => return Err(cancelled()),
+        };
         match found.into_iter().find(|instance| instance.key == pending.instance) {
             Some(instance) => {
                 tracing::info!(replication = record.id, instance = instance.key, "was committed, and not answered");
@@ -321,7 +330,14 @@ fn summary(shipped: &Shipped, is_first: bool) -> String {
 /// What people are told of a sync that failed.
 fn ship_error(error: ShipError, site: &str) -> Error {
     let kind = match &error {
-        ShipError::Refused(refused) => return refused.clone(),
+        ShipError::Refused(refused) => {
+            // Who reads it looks at this site's task, and the trouble is at the other.
+            let mut refused = refused.clone();
+            if let Some(message) = refused.messages.first_mut() {
+                message.default_message = format!("at {site}: {}", message.default_message);
+            }
+            return refused;
+        }
         ShipError::GaveUp { .. } | ShipError::Stopped => ErrorKind::ServiceUnavailable,
         ShipError::Peer(_) => ErrorKind::ResourceInaccessible,
         _ => ErrorKind::Error,

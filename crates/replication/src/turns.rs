@@ -35,6 +35,13 @@ pub(crate) enum Asked {
     Running(String),
 }
 
+/// The refusal while something else is done with a replication.
+pub(crate) fn busy(verb: Verb, task: &str) -> Error {
+    let message = format!("{} is under way for this replication, as task {task}", verb.name());
+    let args = vec![verb.name().to_owned(), task.to_owned()];
+    Error::new(ErrorKind::ResourceBusy, "lockstep.replication.busy", message, args)
+}
+
 impl Turns {
     /// Takes a replication for a task.
     ///
@@ -45,11 +52,7 @@ impl Turns {
         match taken.get(replication) {
             // Whoever asks for a sync gets what the one under way brings.
             Some((Verb::Sync, running)) if verb == Verb::Sync => Ok(Asked::Running(running.clone())),
-            Some((other, running)) => {
-                let message = format!("{} is under way for this replication, as task {running}", other.name());
-                let args = vec![other.name().to_owned(), running.clone()];
-                Err(Error::new(ErrorKind::ResourceBusy, "lockstep.replication.busy", message, args))
-            }
+            Some((other, running)) => Err(busy(*other, running)),
             None => {
                 taken.insert(replication.to_owned(), (verb, task.to_owned()));
                 Ok(Asked::Taken(Turn { turns: self.clone(), replication: replication.to_owned() }))

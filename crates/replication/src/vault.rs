@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use lockstep_blocks::{Instance as Stored, Name, Rule, export_raw};
 use lockstep_contract::services::replication::peer::{Input, Instances};
@@ -17,6 +18,27 @@ use crate::verbs::Order;
 
 /// Most damages that a task tells one by one.
 const DAMAGES_TOLD_MAX: usize = 20;
+
+/// How often the store is put in order.
+const TIDY_EVERY: Duration = Duration::from_secs(3600);
+
+/// How long a draft is kept that nobody fills: its source may have been away, and does not come back.
+const DRAFT_AGE_MAX: Duration = Duration::from_secs(7 * 24 * 3600);
+
+/// Drops drafts that nobody fills any more, and frees what they and others left, from time to time; ends when the site stops.
+pub(crate) async fn keep_tidy(here: Arc<Replications>) {
+    let mut progress = here.site.progress();
+    let work = async {
+        loop {
+            tokio::time::sleep(TIDY_EVERY).await;
+            here.tidy(DRAFT_AGE_MAX).await;
+        }
+    };
+    tokio::select! {
+        _ = progress.wait_for(|now| now.is_stopping) => {}
+        () = work => {}
+    }
+}
 
 /// The refusal of an instance that is not there.
 pub(crate) fn no_instance(key: &str) -> Error {
@@ -119,6 +141,25 @@ impl Replications {
         })
         .await?;
         Ok(())
+    }
+
+    /// Drops drafts of that age, and frees what these and those that were dropped before have left.
+    async fn tidy(&self, age: Duration) {
+        let (Ok(store), Some(receive)) = (self.store(), &self.receive) else { return };
+        let store = store.clone();
+        let (has_old, has_dropped) = match blocking(move || store.drop_old_drafts(age)).await {
+            Ok(dropped) => {
+                dropped.iter().for_each(|draft| tracing::info!(%draft, "a draft was dropped that nobody filled"));
+                (!dropped.is_empty(), receive.take_dropped())
+            }
+            Err(error) => {
+                tracing::warn!(%error, "old drafts were not dropped");
+                (false, receive.take_dropped())
+            }
+        };
+        if has_old || has_dropped {
+            self.collect_garbage();
+        }
     }
 
     /// Frees what nothing needs any more, in the background. One collection runs at a time; another finds less to do.

@@ -29,6 +29,19 @@ pub trait Storage: Send + Sync {
     fn sync_directory(&self) -> io::Result<()>;
     /// The name to show for a file in errors.
     fn shown(&self, name: &str) -> String;
+    /// How much room there is; none where nobody knows.
+    fn space(&self) -> io::Result<Option<Space>> {
+        Ok(None)
+    }
+}
+
+/// The room of a file system, which others may use as well.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Space {
+    /// Bytes that may still be written.
+    pub free_bytes: u64,
+    /// Bytes that there are in all.
+    pub total_bytes: u64,
 }
 
 /// An open file.
@@ -90,6 +103,12 @@ impl Storage for Directory {
 
     fn shown(&self, name: &str) -> String {
         self.path.join(name).display().to_string()
+    }
+
+    fn space(&self) -> io::Result<Option<Space>> {
+        let found = rustix::fs::statvfs(&self.path)?;
+        let bytes = |blocks: u64| blocks.saturating_mul(found.f_frsize);
+        Ok(Some(Space { free_bytes: bytes(found.f_bavail), total_bytes: bytes(found.f_blocks) }))
     }
 }
 

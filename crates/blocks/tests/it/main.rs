@@ -6,5 +6,6 @@ mod beside;
 mod faults;
 mod harness;
 mod model;
+mod moto;
 mod s3;
 mod store;

@@ -1,8 +1,7 @@
 //! The store with an object store: moto's S3, over a real connection.
 
-use std::io::{self, BufRead, BufReader};
+use std::io;
 use std::net::{Shutdown, TcpListener, TcpStream};
-use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
@@ -12,55 +11,11 @@ use lockstep_blocks::{Block, Error, Remote, S3, S3Config, Store};
 use tempfile::TempDir;
 
 use crate::harness::{DISK, check, commit, content, draft, map, name, root, wait_until};
-
-/// An S3 server; killed at the end.
-struct Moto {
-    child: Child,
-    port: u16,
-}
-
-impl Moto {
-    /// None, with the reason printed, where it is not installed.
-    fn start() -> Option<Self> {
-        // Whoever speaks TLS chooses its provider, even where there is no TLS in the end.
-        let _ = rustls::crypto::ring::default_provider().install_default();
-        let program = concat!(env!("CARGO_MANIFEST_DIR"), "/../../.tools/moto/bin/moto_server");
-        if !std::path::Path::new(program).exists() {
-            eprintln!("skipped: no moto_server in .tools/moto (scripts/test-tools.sh installs it)");
-            return None;
-        }
-        let mut child = Command::new(program)
-            // A port of its own choice: one that was free a moment ago may be another test's.
-            .args(["-H", "127.0.0.1", "-p", "0"])
-            .stdout(Stdio::null())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let mut lines = BufReader::new(child.stderr.take().unwrap()).lines().map_while(Result::ok);
-        let port = lines.find_map(|line| line.split_once("http://127.0.0.1:")?.1.trim().parse().ok());
-        // It tells of each request, and must be listened to.
-        std::thread::spawn(move || lines.for_each(drop));
-        let mut moto = Self { child, port: 0 };
-        moto.port = port.unwrap();
-        Some(moto)
-    }
-
-    fn make_bucket(&self) {
-        use std::io::{Read, Write};
-        let mut stream = TcpStream::connect(("127.0.0.1", self.port)).unwrap();
-        let request = "PUT /replica HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 0\r\nConnection: close\r\n\r\n";
-        stream.write_all(request.as_bytes()).unwrap();
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).unwrap();
-        assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
-    }
-
-    fn s3(&self, runtime: &tokio::runtime::Runtime) -> Arc<S3> {
-        s3(self.port, runtime)
-    }
-}
+use crate::moto::Moto;
 
 fn s3(port: u16, runtime: &tokio::runtime::Runtime) -> Arc<S3> {
+    // Whoever speaks TLS chooses its provider, even where there is no TLS in the end.
+    let _ = rustls::crypto::ring::default_provider().install_default();
     let config = S3Config {
         endpoint: Some(format!("http://127.0.0.1:{port}")),
         region: "us-east-1".to_owned(),
@@ -70,13 +25,6 @@ fn s3(port: u16, runtime: &tokio::runtime::Runtime) -> Arc<S3> {
         secret_key: "lockstepsecret".to_owned(),
     };
     Arc::new(S3::new(&config, runtime.handle().clone()).unwrap())
-}
-
-impl Drop for Moto {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
 }
 
 fn local_packs(directory: &TempDir) -> usize {
@@ -90,7 +38,7 @@ fn what_is_committed_is_in_the_object_store_and_survives_the_directory() {
     moto.make_bucket();
     let runtime = tokio::runtime::Runtime::new().unwrap();
     let directory = tempfile::tempdir().unwrap();
-    let store = Store::open_remote(directory.path(), moto.s3(&runtime)).unwrap();
+    let store = Store::open_remote(directory.path(), s3(moto.port, &runtime)).unwrap();
     commit(&store, "a", &[1, 2, 3]).unwrap();
     assert_eq!(local_packs(&directory), 0, "packs are uploaded");
     commit(&store, "b", &[2, 3, 4]).unwrap();
@@ -101,7 +49,7 @@ fn what_is_committed_is_in_the_object_store_and_survives_the_directory() {
     drop(store);
 
     // The directory again: its draft goes on.
-    let store = Store::open_remote(directory.path(), moto.s3(&runtime)).unwrap();
+    let store = Store::open_remote(directory.path(), s3(moto.port, &runtime)).unwrap();
     check(&store, "a", &[1, 2, 3]);
     assert!(store.draft(&name("c")).unwrap().unwrap().have(&[hash_of(&content(9))]).unwrap()[0]);
     store.pin(&name("a"), true).unwrap();
@@ -109,9 +57,9 @@ fn what_is_committed_is_in_the_object_store_and_survives_the_directory() {
 
     // Another directory is refused, until somebody says that the first one is no more.
     let other = tempfile::tempdir().unwrap();
-    assert!(matches!(Store::open_remote(other.path(), moto.s3(&runtime)), Err(Error::Locked)));
-    moto.s3(&runtime).remove("owner").unwrap();
-    let store = Store::open_remote(other.path(), moto.s3(&runtime)).unwrap();
+    assert!(matches!(Store::open_remote(other.path(), s3(moto.port, &runtime)), Err(Error::Locked)));
+    s3(moto.port, &runtime).remove("owner").unwrap();
+    let store = Store::open_remote(other.path(), s3(moto.port, &runtime)).unwrap();
     check(&store, "a", &[1, 2, 3]);
     check(&store, "b", &[2, 3, 4]);
     assert!(store.instance(&name("a")).unwrap().state.is_pinned);
@@ -123,7 +71,7 @@ fn what_is_committed_is_in_the_object_store_and_survives_the_directory() {
     check(&store, "b", &[2, 3, 4]);
     store.remove(&name("b")).unwrap();
     store.collect_garbage().unwrap();
-    let left: Vec<String> = moto.s3(&runtime).list().unwrap().into_iter().map(|(name, _)| name).collect();
+    let left: Vec<String> = s3(moto.port, &runtime).list().unwrap().into_iter().map(|(name, _)| name).collect();
     assert_eq!(left, ["owner"]);
 }
 
@@ -134,7 +82,7 @@ fn of_two_that_take_an_object_store_one_gets_it() {
     let runtime = tokio::runtime::Runtime::new().unwrap();
     let directories: Vec<TempDir> = (0..6).map(|_| tempfile::tempdir().unwrap()).collect();
     let opened: Vec<bool> = std::thread::scope(|threads| {
-        let open = |directory: &TempDir| Store::open_remote(directory.path(), moto.s3(&runtime)).is_ok();
+        let open = |directory: &TempDir| Store::open_remote(directory.path(), s3(moto.port, &runtime)).is_ok();
         let all: Vec<_> = directories.iter().map(|directory| threads.spawn(move || open(directory))).collect();
         all.into_iter().map(|thread| thread.join().unwrap()).collect()
     });
@@ -237,26 +185,26 @@ fn a_directory_that_was_replaced_changes_nothing_any_more() {
     moto.make_bucket();
     let runtime = tokio::runtime::Runtime::new().unwrap();
     let directories = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
-    let old = Store::open_remote(directories[0].path(), moto.s3(&runtime)).unwrap();
+    let old = Store::open_remote(directories[0].path(), s3(moto.port, &runtime)).unwrap();
     commit(&old, "a", &[1]).unwrap();
     let made = draft(&old, "b", &[2]).unwrap();
-    moto.s3(&runtime).remove("owner").unwrap();
-    let new = Store::open_remote(directories[1].path(), moto.s3(&runtime)).unwrap();
+    s3(moto.port, &runtime).remove("owner").unwrap();
+    let new = Store::open_remote(directories[1].path(), s3(moto.port, &runtime)).unwrap();
     commit(&new, "c", &[3]).unwrap();
-    let there = moto.s3(&runtime).list().unwrap();
+    let there = s3(moto.port, &runtime).list().unwrap();
 
     assert!(matches!(made.commit(&root(&map(&[2])), 1), Err(Error::Locked)));
     assert!(matches!(old.pin(&name("a"), true), Err(Error::Locked)));
     assert!(matches!(old.remove(&name("a")), Err(Error::Locked)));
     let _ = old.collect_garbage();
-    assert_eq!(moto.s3(&runtime).list().unwrap(), there);
+    assert_eq!(s3(moto.port, &runtime).list().unwrap(), there);
     check(&new, "a", &[1]);
     check(&new, "c", &[3]);
 
     // It takes its place again, and keeps both what it was making and what the other one made.
     drop((made, old, new));
-    moto.s3(&runtime).remove("owner").unwrap();
-    let old = Store::open_remote(directories[0].path(), moto.s3(&runtime)).unwrap();
+    s3(moto.port, &runtime).remove("owner").unwrap();
+    let old = Store::open_remote(directories[0].path(), s3(moto.port, &runtime)).unwrap();
     old.draft(&name("b")).unwrap().unwrap().commit(&root(&map(&[2])), 1).unwrap();
     for (instance, seed) in [("a", 1), ("b", 2), ("c", 3)] {
         check(&old, instance, &[seed]);
@@ -271,9 +219,9 @@ fn a_directory_of_other_instances_is_no_place_for_an_object_store() {
     let runtime = tokio::runtime::Runtime::new().unwrap();
     let directory = tempfile::tempdir().unwrap();
     commit(&Store::open(directory.path()).unwrap(), "a", &[1]).unwrap();
-    assert!(matches!(Store::open_remote(directory.path(), moto.s3(&runtime)), Err(Error::Invalid(_))));
+    assert!(matches!(Store::open_remote(directory.path(), s3(moto.port, &runtime)), Err(Error::Invalid(_))));
     check(&Store::open(directory.path()).unwrap(), "a", &[1]);
-    assert_eq!(moto.s3(&runtime).list().unwrap(), []);
+    assert_eq!(s3(moto.port, &runtime).list().unwrap(), []);
 }
 
 /// A bucket whose answers to what is put can be lost on the way.
@@ -317,7 +265,7 @@ fn a_commit_whose_answer_was_lost_can_be_made_again_or_abandoned() {
     moto.make_bucket();
     let runtime = tokio::runtime::Runtime::new().unwrap();
     let directory = tempfile::tempdir().unwrap();
-    let lossy = Arc::new(Lossy { inner: moto.s3(&runtime), is_losing: AtomicBool::new(false) });
+    let lossy = Arc::new(Lossy { inner: s3(moto.port, &runtime), is_losing: AtomicBool::new(false) });
     let store = Store::open_remote(directory.path(), lossy.clone()).unwrap();
     let (again, abandoned) = (draft(&store, "again", &[1]).unwrap(), draft(&store, "abandoned", &[2]).unwrap());
     lossy.is_losing.store(true, Ordering::SeqCst);
@@ -340,9 +288,9 @@ fn the_packs_of_many_commits_become_few() {
     moto.make_bucket();
     let runtime = tokio::runtime::Runtime::new().unwrap();
     let directory = tempfile::tempdir().unwrap();
-    let store = Store::open_remote(directory.path(), moto.s3(&runtime)).unwrap();
+    let store = Store::open_remote(directory.path(), s3(moto.port, &runtime)).unwrap();
     (0..20).for_each(|round| commit(&store, &format!("i{round}"), &[round]).unwrap());
-    let packs = || moto.s3(&runtime).list().unwrap().iter().filter(|(name, _)| name.starts_with("pack.")).count();
+    let packs = || s3(moto.port, &runtime).list().unwrap().iter().filter(|(name, _)| name.starts_with("pack.")).count();
     assert_eq!(packs(), 20);
     store.collect_garbage().unwrap();
     assert_eq!((packs(), local_packs(&directory)), (1, 0));

@@ -64,7 +64,10 @@ fn this_machine_is_in_the_inventory_with_what_the_usual_tools_print() {
         "/api/lockstep/feed?action=get-changes",
         &json!({"sequence_token": token, "resource_types": ["HostSystem", "Datastore", "Network"]}),
     );
-    assert!(changes.get("changes").is_none(), "{changes}");
+    // Disks are shared with other tests, which fill and free them.
+    let is_news = |change: &&Value| change["properties"] != json!(["free_space"]);
+    let changes: Vec<Value> = changes["changes"].as_array().cloned().unwrap_or_default();
+    assert_eq!(changes.iter().filter(is_news).count(), 0, "{changes:?}");
 }
 
 /// A process that is killed when the test ends, however it ends.

@@ -16,15 +16,20 @@ pub const SOON: Duration = Duration::from_secs(40);
 const PROVIDER: &str = "inventory";
 
 /// A port that is free, so that a server is found again where it was.
-fn free_port() -> u16 {
+pub fn free_port() -> u16 {
     TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
 
 /// A site of that name, over TLS.
 pub fn site(name: &str, more: &[&str]) -> Server {
-    let listen = format!("127.0.0.1:{}", free_port());
+    site_in(name, free_port(), more, &[])
+}
+
+/// The same, at that port and with more in its environment.
+pub fn site_in(name: &str, port: u16, more: &[&str], environment: &[(&str, &str)]) -> Server {
+    let listen = format!("127.0.0.1:{port}");
     let args = ["--site", name, "--listen", &listen, "--no-collect-host", "--no-sample-host"];
-    Server::start_with(&[&args, more].concat())
+    Server::start_in(&[&args, more].concat(), environment)
 }
 
 fn port(server: &Server) -> String {

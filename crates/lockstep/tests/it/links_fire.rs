@@ -2,104 +2,13 @@
 //!
 //! The short form runs with the others. `LOCKSTEP_LINK_FIRE=full` has twenty cuts and ten kills of each side, over 50,000 resources.
 
-use std::io::{Read as _, Write as _};
-use std::net::{Shutdown, TcpListener, TcpStream};
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
 use crate::links::{SOON, cli, site, spec};
 use crate::server::{Server, eventually};
-
-/// Enough like random.
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, n: usize) -> usize {
-        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        usize::try_from(self.0 >> 33).unwrap() % n
-    }
-}
-
-/// A wire to a port that can be cut: it lets so many bytes through, and then nothing until it is mended.
-struct Wire {
-    port: u16,
-    /// How long each piece is held back, in microseconds.
-    pace_us: Arc<AtomicUsize>,
-    left: Arc<AtomicUsize>,
-    open: Arc<Mutex<Vec<TcpStream>>>,
-}
-
-impl Wire {
-    fn lay(to: u16, pace: Duration) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let port = listener.local_addr().unwrap().port();
-        let left = Arc::new(AtomicUsize::new(usize::MAX));
-        let open: Arc<Mutex<Vec<TcpStream>>> = Arc::default();
-        let pace_us = Arc::new(AtomicUsize::new(usize::try_from(pace.as_micros()).unwrap()));
-        let (budget, streams, pace) = (left.clone(), open.clone(), pace_us.clone());
-        std::thread::spawn(move || {
-            for near in listener.incoming().map_while(Result::ok) {
-                let Ok(far) = TcpStream::connect(("127.0.0.1", to)) else { continue };
-                if budget.load(Ordering::SeqCst) == 0 {
-                    continue;
-                }
-                let copies = || (near.try_clone().unwrap(), far.try_clone().unwrap());
-                streams.lock().unwrap().extend([copies().0, copies().1]);
-                for (from, to) in [copies(), (copies().1, copies().0)] {
-                    let (budget, streams, pace) = (budget.clone(), streams.clone(), pace.clone());
-                    std::thread::spawn(move || carry(from, to, &budget, &streams, &pace));
-                }
-            }
-        });
-        Self { port, pace_us, left, open }
-    }
-
-    fn cut_after(&self, bytes: usize) {
-        self.left.store(bytes, Ordering::SeqCst);
-    }
-
-    fn hurry(&self) {
-        self.pace_us.store(0, Ordering::SeqCst);
-    }
-
-    fn is_cut(&self) -> bool {
-        self.left.load(Ordering::SeqCst) == 0
-    }
-
-    fn mend(&self) {
-        self.open.lock().unwrap().clear();
-        self.left.store(usize::MAX, Ordering::SeqCst);
-    }
-}
-
-fn carry(
-    mut from: TcpStream,
-    mut to: TcpStream,
-    left: &AtomicUsize,
-    open: &Mutex<Vec<TcpStream>>,
-    pace_us: &AtomicUsize,
-) {
-    let mut buffer = vec![0; 16 << 10];
-    while let Ok(n @ 1..) = from.read(&mut buffer) {
-        let take = |left: usize| if left == usize::MAX { Some(left) } else { Some(left.saturating_sub(n)) };
-        let before = left.fetch_update(Ordering::SeqCst, Ordering::SeqCst, take).unwrap();
-        if before != usize::MAX && before <= n {
-            // All connections go at once.
-            for stream in open.lock().unwrap().drain(..) {
-                let _ = stream.shutdown(Shutdown::Both);
-            }
-            return;
-        }
-        std::thread::sleep(Duration::from_micros(pace_us.load(Ordering::SeqCst) as u64));
-        if to.write_all(&buffer[..n]).is_err() {
-            break;
-        }
-    }
-    let _ = to.shutdown(Shutdown::Both);
-}
+use crate::wire::{Random, Wire};
 
 fn machines(count: usize) -> String {
     let line = |n: usize| {

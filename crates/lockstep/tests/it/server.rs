@@ -23,6 +23,7 @@ pub struct Server {
     pub url: String,
     pub data: TempDir,
     args: Vec<String>,
+    environment: Vec<(String, String)>,
     http: Client,
 }
 
@@ -33,12 +34,19 @@ impl Server {
     }
 
     pub fn start_with(args: &[&str]) -> Self {
+        Self::start_in(args, &[])
+    }
+
+    /// Starts a server that finds more in its environment.
+    pub fn start_in(args: &[&str], environment: &[(&str, &str)]) -> Self {
         let data = TempDir::new().unwrap();
         std::fs::write(data.path().join("password"), PASSWORD).unwrap();
         let args: Vec<String> = args.iter().map(|a| (*a).to_owned()).collect();
-        let (child, url) = spawn(data.path(), &args);
+        let own = |(name, value): &(&str, &str)| ((*name).to_owned(), (*value).to_owned());
+        let environment: Vec<_> = environment.iter().map(own).collect();
+        let (child, url) = spawn(data.path(), &args, &environment);
         let http = http(Duration::from_secs(60));
-        Self { child, url, data, args, http }
+        Self { child, url, data, args, environment, http }
     }
 
     /// Kills the process with SIGKILL and waits until it is gone.
@@ -50,7 +58,7 @@ impl Server {
     /// Starts it again on the same data, on another port.
     pub fn restart(&mut self) {
         self.kill();
-        (self.child, self.url) = spawn(self.data.path(), &self.args);
+        (self.child, self.url) = spawn(self.data.path(), &self.args, &self.environment);
     }
 
     /// Starts it again on the same data with other arguments.
@@ -151,7 +159,7 @@ pub fn read(response: Response) -> (u16, Value) {
     (status, value)
 }
 
-fn spawn(data: &Path, args: &[String]) -> (Child, String) {
+fn spawn(data: &Path, args: &[String], environment: &[(String, String)]) -> (Child, String) {
     // A server that others must find again after a restart says itself where it listens.
     let listens = args.iter().any(|arg| arg == "--listen");
     let mut child = Command::new(env!("CARGO_BIN_EXE_lockstep"))
@@ -163,6 +171,7 @@ fn spawn(data: &Path, args: &[String]) -> (Child, String) {
         .arg(data.join("password"))
         .args(args)
         .env("RUST_LOG", "warn")
+        .envs(environment.iter().map(|(name, value)| (name, value)))
         .stderr(Stdio::piped())
         .spawn()
         .unwrap();

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use lockstep_replication::limit::{WINDOW_BROKEN_MIN, WINDOW_MIN};
-use lockstep_replication::ship::{ShipError, Shipped, ship};
+use lockstep_replication::ship::{ShipError, Shipment, Shipped, ship};
 use proptest::prelude::*;
 
 use crate::pair::{BLOCK, Machine, Mode, Pair, Random, progress};
@@ -44,9 +44,9 @@ async fn strike(
     let mut lost_bytes = 0;
     let mut at = before;
     let mut shipment = vm.shipment(mode);
+    let mut window = WINDOW_MIN;
     loop {
         vm.pack_changed(&mut packed);
-        let mut window = WINDOW_MIN;
         let way = pair.way();
         let sync = ship(shipment, &way, progress());
         let mut sync = std::pin::pin!(sync);
@@ -73,7 +73,7 @@ async fn strike(
         match outcome {
             None => {
                 change(vm);
-                shipment = vm.shipment(mode);
+                shipment = Shipment { is_again: true, ..vm.shipment(mode) };
             }
             // The source was killed after its commit had arrived: the machine knows as little of it as its restart does.
             Some(outcome) => {

@@ -289,6 +289,28 @@ impl Pair {
         (store.instances(replication).len(), store.drafts(replication).len())
     }
 
+    /// The product's store.
+    pub fn stored(&self) -> lockstep_blocks::Store {
+        self.real.as_ref().unwrap().store.lock().clone().unwrap()
+    }
+
+    /// Flips a bit of something that the product's store has, by its hash.
+    pub fn damage(&self, hash: &[u8; 32]) {
+        // The bytes follow the head of the record, which begins with the hash.
+        const RECORD_HEAD_BYTES: usize = 48;
+        for file in std::fs::read_dir(self.real.as_ref().unwrap().dir.path()).unwrap() {
+            let path = file.unwrap().path();
+            let mut bytes = std::fs::read(&path).unwrap();
+            let is_pack = path.file_name().unwrap().to_str().unwrap().starts_with("pack.");
+            let Some(at) = bytes.windows(32).position(|part| part == hash).filter(|_| is_pack) else { continue };
+            bytes[at + RECORD_HEAD_BYTES] ^= 1;
+            let file = std::fs::File::options().write(true).open(path).unwrap();
+            file.write_all_at(&bytes[at..=at + RECORD_HEAD_BYTES], at as u64).unwrap();
+            return;
+        }
+        panic!("it is not there");
+    }
+
     pub fn receive(&self) -> Arc<Receive> {
         self.server.lock().as_ref().unwrap().receive.clone()
     }
@@ -564,6 +586,7 @@ impl Machine {
             unlisted: if mode == Mode::Bitmap { Unlisted::Unchanged } else { Unlisted::Zero },
             time_ms: 1_800_000_000_000,
             instance: self.random.instance(),
+            is_again: false,
         }
     }
 

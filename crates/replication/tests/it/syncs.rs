@@ -238,3 +238,38 @@ async fn blocks_that_vanish_at_the_destination_are_no_instance() {
     assert!(matches!(error, ShipError::BlocksMissing), "{error}");
     assert_eq!(pair.store().instances().len(), 1);
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_damaged_at_the_destination_is_brought_again() {
+    let pair = Pair::start_real().await;
+    let mut vm = Machine::new(11, &[100 * BLOCK]);
+    vm.churn(200);
+    vm.sync(&pair, Mode::Full).await.unwrap();
+    let first = vm.base.clone().unwrap();
+    let replication = vm.replication.clone();
+    let leaf = |instance: &str| {
+        let name = lockstep_blocks::Name::new(&replication, instance).unwrap();
+        pair.stored().leaf_hashes(&name, 2000, 0, 1).unwrap()[0]
+    };
+    // Not known yet: it is met by who changes something there.
+    pair.damage(&leaf(&first.instance));
+    vm.churn(3);
+    let error = vm.sync(&pair, Mode::Bitmap).await.unwrap_err();
+    assert!(matches!(error, ShipError::BlocksMissing), "{error}");
+    vm.base = None;
+    let shipped = vm.sync(&pair, Mode::Full).await.unwrap();
+    assert!(shipped.sent_blocks <= 3, "{shipped:?}");
+
+    // Known: what was found by reading everything is not built upon, although nothing has changed.
+    let second = vm.base.clone().unwrap();
+    pair.damage(&leaf(&second.instance));
+    assert!(!pair.stored().verify(&mut |_, _| {}).unwrap().damages.is_empty());
+    let error = vm.sync(&pair, Mode::Bitmap).await.unwrap_err();
+    assert!(matches!(error, ShipError::BlocksMissing), "{error}");
+    vm.base = None;
+    vm.sync(&pair, Mode::Full).await.unwrap();
+    let left = pair.stored().verify(&mut |_, _| {}).unwrap().damages;
+    let is_of_first = |name: &lockstep_blocks::Name| name.instance() == first.instance;
+    let of = left.iter().flat_map(|damage| &damage.concerns);
+    assert!(of.clone().all(|(name, ..)| is_of_first(name)), "what nobody has any more stays damaged: {left:?}");
+}
