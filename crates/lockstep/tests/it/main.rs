@@ -14,6 +14,7 @@ mod links_fire;
 mod query;
 mod remote;
 mod replication;
+mod replication_live;
 mod sdk;
 mod server;
 mod stats;
