@@ -189,7 +189,7 @@ impl Drop for Machine {
 }
 
 /// What a disk holds that QEMU reads, a running machine's too.
-fn content(disk: &Path, format: &str) -> Vec<u8> {
+pub fn content(disk: &Path, format: &str) -> Vec<u8> {
     let out = tempfile::NamedTempFile::new().unwrap();
     let convert = ["convert", "-U", "-f", format, "-O", "raw"];
     let status = std::process::Command::new("qemu-img").args(convert).arg(disk).arg(out.path()).status().unwrap();
