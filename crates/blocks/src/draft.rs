@@ -32,8 +32,10 @@ const OPEN_LEAVES_MAX: usize = 64;
 pub struct Draft {
     store: std::sync::Weak<crate::store::Inner>,
     name: Name,
-    // Held while the map changes; never while packs are flushed, or the object store is asked for an instance.
+    // Held while the map changes; never while packs or the log are flushed, or the object store is asked for an instance.
     making: Arc<Mutex<Making>>,
+    /// What is durable: a number of `Making::edits`. Held while the log is flushed, so that those who wait for a flush share one.
+    flushed: Arc<Mutex<u64>>,
     /// Told when a map may be changed again.
     released: Arc<Condvar>,
 }
@@ -223,6 +225,7 @@ impl Draft {
             store: Arc::downgrade(&store.inner),
             name: name.clone(),
             making: Arc::new(Mutex::new(making)),
+            flushed: Arc::default(),
             released: Arc::default(),
         }
     }
@@ -331,13 +334,27 @@ impl Draft {
     /// [`Error::Io`], [`Error::Poisoned`].
     pub fn flush(&self) -> Result<(), Error> {
         let store = self.store()?;
+        let wanted = {
+            let mut making = self.making()?;
+            making.used_ms = now_ms();
+            making.edits
+        };
         // Blocks first: a map that is durable must not name what is not.
         store.inner.writer.flush()?;
-        let mut making = self.making()?;
-        let (stored, now) = (making.stored_bytes, now_ms());
-        making.log.append_flushed(stored, now)?;
-        making.used_ms = now;
-        making.log.flush().inspect_err(|_| store.inner.writer.poison())
+        let mut flushed = self.flushed.lock();
+        // Blocks that no map names yet have nothing in the log.
+        if *flushed >= wanted {
+            return self.making().map(drop);
+        }
+        let (covered, log) = {
+            let mut making = self.making()?;
+            let (stored, used) = (making.stored_bytes, making.used_ms);
+            making.log.append_flushed(stored, used)?;
+            (making.edits, making.log.flusher())
+        };
+        log.flush().inspect_err(|_| store.inner.writer.poison())?;
+        *flushed = covered;
+        Ok(())
     }
 
     /// Makes it an instance, whole or not at all.
@@ -469,7 +486,7 @@ impl Draft {
             return Ok(());
         }
         // The map as it is must be the one that is found after a crash: what an older one needs besides is not told.
-        making.log.flush().inspect_err(|_| store.inner.writer.poison())?;
+        making.log.flusher().flush().inspect_err(|_| store.inner.writer.poison())?;
         making.pins.iter().for_each(&mut one);
         for disk in &making.disks {
             for (number, hash) in (0..).zip(&disk.leaves) {

@@ -134,6 +134,19 @@ impl DraftLog {
         Ok(())
     }
 
+    /// What makes all that was appended durable, beside whoever appends more.
+    pub(crate) fn flusher(&self) -> Flusher {
+        Flusher { file: self.file.clone(), shown: self.shown.clone() }
+    }
+}
+
+/// Flushes a log.
+pub(crate) struct Flusher {
+    file: Arc<dyn StoredFile>,
+    shown: String,
+}
+
+impl Flusher {
     pub(crate) fn flush(&self) -> Result<(), Error> {
         self.file.sync().map_err(Error::io(format!("flushing {}", self.shown)))
     }

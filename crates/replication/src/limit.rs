@@ -38,6 +38,9 @@ pub const WINDOW_BROKEN_MIN: u64 = 128 << 10;
 /// Most unacknowledged bytes of one sync.
 pub const WINDOW_MAX: u64 = 16 << 20;
 
+/// Least bytes of a frame, where there is room for two of them: smaller ones cost as many answers and flushes.
+const FRAME_MIN: u64 = 512 << 10;
+
 /// How far a limited line may run ahead after a pause.
 const BURST: Duration = Duration::from_millis(250);
 
@@ -269,10 +272,12 @@ pub struct Sent<'a> {
 }
 
 impl Flow {
-    /// How large a frame is best: two fit into what may be under way.
+    /// How large a frame is best: as many fit into what may be under way as a link carries at a time, so that one is received while
+    /// another is made durable; two at least.
     pub fn frame_bytes(&self, most: usize) -> usize {
         let window = self.window.lock().most();
-        usize::try_from(window / 2).unwrap_or(most).min(most)
+        let best = (window / PUTS_IN_FLIGHT_MAX as u64).max(FRAME_MIN).min(window / 2);
+        usize::try_from(best).unwrap_or(most).min(most)
     }
 
     /// Waits until so many bytes may be sent. More than may be under way go when nothing else is.

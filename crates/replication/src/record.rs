@@ -180,6 +180,9 @@ pub struct LastSync {
     pub wire_bytes: i64,
     /// How long it took.
     pub took_ms: i64,
+    /// How long the guest stood still.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pause_ms: Option<i64>,
 }
 
 /// What is known of the points in time that instances were made of.

@@ -205,6 +205,7 @@ fn report(sync: &LastSync) -> SyncReport {
         sent_bytes: sync.sent_bytes,
         wire_bytes: sync.wire_bytes,
         took_ms: sync.took_ms,
+        pause_ms: sync.pause_ms,
     }
 }
 

@@ -282,6 +282,7 @@ fn last_sync(shipped: &Shipped, about: &crate::engine::About, time_ms: i64, took
         sent_bytes: signed(shipped.sent_blocks * BLOCK_BYTES),
         wire_bytes: signed(shipped.wire_bytes),
         took_ms: i64::try_from(took.as_millis()).unwrap_or(i64::MAX),
+        pause_ms: about.pause_ms.map(signed),
     }
 }
 

@@ -20,6 +20,7 @@ pub struct Image {
 }
 
 /// What a change was.
+#[derive(Clone, Copy)]
 pub struct Changed {
     pub blocks: u64,
     /// The changed blocks, each compressed by itself with zstd at level 1.
@@ -40,8 +41,17 @@ impl Image {
 
     /// Gives one in `one_in` blocks another content, in place; which ones differs from change to change.
     pub fn change(&mut self, one_in: u64) -> anyhow::Result<Changed> {
-        self.generation += 1;
         let file = File::options().write(true).open(&self.path).context("open the image")?;
+        self.change_by(one_in, |offset, content| file.write_all_at(content, offset).context("change the image"))
+    }
+
+    /// The same, with the blocks written by somebody else: `write` gets the offset and the content of each.
+    pub fn change_by(
+        &mut self,
+        one_in: u64,
+        mut write: impl FnMut(u64, &[u8]) -> anyhow::Result<()>,
+    ) -> anyhow::Result<Changed> {
+        self.generation += 1;
         let mut changed = Changed { blocks: 0, zstd_bytes: 0 };
         for group in 0..self.blocks.div_ceil(one_in) {
             let number = group * one_in + Random::new(group, self.generation).next() % one_in;
@@ -49,11 +59,12 @@ impl Image {
                 continue;
             }
             let content = block(number, self.generation);
-            file.write_all_at(&content, number * BLOCK_BYTES as u64).context("change the image")?;
+            write(number * BLOCK_BYTES as u64, &content)?;
             changed.blocks += 1;
             changed.zstd_bytes += zstd::bulk::compress(&content, 1)?.len() as u64;
         }
-        file.sync_all()?;
+        // What is measured does not begin with writing out somebody else's pages.
+        File::open(&self.path).and_then(|file| file.sync_all()).context("write out the image")?;
         Ok(changed)
     }
 }

@@ -71,6 +71,8 @@ pub struct Synced {
     pub timed: Timed,
     /// Bytes on the wire.
     pub wire_bytes: u64,
+    /// Bytes that differ.
+    pub changed_bytes: u64,
     /// How the changed blocks were found.
     pub method: String,
 }
@@ -119,7 +121,16 @@ impl Pair {
         let last = &found["lastSync"];
         let wire_bytes = last["wireBytes"].as_u64().with_context(|| format!("no report of a sync: {found}"))?;
         let method = last["method"].as_str().unwrap_or_default().to_owned();
-        Ok(Synced { timed: Timed { wall, cpu, output: String::new() }, wire_bytes, method })
+        let changed_bytes = last["changedBytes"].as_u64().unwrap_or_default();
+        Ok(Synced { timed: Timed { wall, cpu, output: String::new() }, wire_bytes, changed_bytes, method })
+    }
+
+    /// The machine runs: its disk is read through this monitor of its QEMU. What changes from now on is known by a bitmap.
+    pub fn power_on(&mut self, monitor: &Path) -> anyhow::Result<()> {
+        let monitor = monitor.to_str().context("the monitor's name is no text")?;
+        let running = json!({"properties": {"power_state": "POWERED_ON", "qemu/qmp_socket": monitor}});
+        call(&mut self.client, "PATCH", "/api/lockstep/resources/VirtualMachine/vm-bench", &running)?;
+        self.sync().map(drop)
     }
 }
 

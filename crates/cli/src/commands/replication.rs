@@ -373,8 +373,9 @@ async fn finish(context: &Context, task: Task, no_wait: bool) -> Result<ExitCode
 /// What a sync did, in a sentence.
 fn said(report: &SyncReport) -> String {
     let bytes = |count: i64| HumanBytes(u64::try_from(count).unwrap_or(0));
+    let pause = report.pause_ms.map(|ms| format!("; the guest stood still for {ms} ms")).unwrap_or_default();
     format!(
-        "read {} by {}, {} changed,{} {} on the wire, in {:.1} s",
+        "read {} by {}, {} changed,{} {} on the wire, in {:.1} s{pause}",
         bytes(report.read_bytes),
         report.method.to_lowercase().replace('_', " "),
         bytes(report.changed_bytes),

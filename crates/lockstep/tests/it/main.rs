@@ -21,6 +21,7 @@ mod replicated;
 mod replication;
 mod replication_faults;
 mod replication_fire;
+mod replication_live;
 mod replication_s3;
 mod replication_served;
 mod sdk;

@@ -98,6 +98,7 @@ pub(super) fn models() -> Vec<ResourceModel> {
                                 long("sent_bytes"),
                                 long("wire_bytes"),
                                 long("took_ms"),
+                                long("pause_ms"),
                             ],
                         ),
                         error("last_error"),

@@ -1,7 +1,6 @@
 //! Cycles that end in no good way: of ours, of QEMU's, of the scratch disk's.
 
-use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::path::Path;
 use std::sync::Arc;
 
 use lockstep_qemu::{Error, LiveVm, Method, Quiesced};
@@ -10,6 +9,7 @@ use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::net::UnixListener;
 
+use super::guest::Small;
 use super::machine::{Copies, Layout, Machine, base, block_on};
 
 /// A first cycle, so that there is something to go on from.
@@ -169,29 +169,6 @@ fn a_resized_disk_and_missing_bitmaps_are_compared() {
         machine.control("block-dirty-bitmap-remove", json!({"node": "disk1", "name": "ls-c0ffee00-9"})).await;
         next(&machine, &vm, &copies, 9, Method::Compare).await;
     });
-}
-
-/// A file system of a few MiB, which takes the right to mount.
-struct Small(PathBuf);
-
-impl Small {
-    fn mount(path: PathBuf) -> Option<Self> {
-        std::fs::create_dir_all(&path).unwrap();
-        let mounted = Command::new("mount").args(["-t", "tmpfs", "-o", "size=1m", "tmpfs"]).arg(&path).output();
-        match mounted {
-            Ok(output) if output.status.success() => Some(Self(path)),
-            _ => {
-                eprintln!("skipped: a small file system cannot be mounted");
-                None
-            }
-        }
-    }
-}
-
-impl Drop for Small {
-    fn drop(&mut self) {
-        let _ = Command::new("umount").arg("-l").arg(&self.0).status();
-    }
 }
 
 #[test]

@@ -171,7 +171,9 @@ async fn a_machine_that_goes_away_leaves_a_draft_and_no_instance() {
     let blocks = pair.store().block_count();
     assert!(blocks > 50, "what arrived is kept");
     let shipped = vm.sync(&pair, Mode::Full).await.unwrap();
-    assert!(shipped.deduplicated_blocks as usize >= blocks, "and not sent again: {shipped:?}");
+    // The oldest draft goes when the next one is begun, and with it what none of the others has found: how much that is, is chance.
+    assert!(shipped.deduplicated_blocks > 50, "and not sent again: {shipped:?}");
+    assert_eq!(shipped.sent_blocks + shipped.deduplicated_blocks, 640);
     assert_eq!(pair.store().draft_count(), 0);
 }
 

@@ -291,6 +291,8 @@ structure! {
         wire_bytes as "wireBytes": i64,
         /// How long it took, in milliseconds.
         took_ms as "tookMs": i64,
+        /// How long the guest stood still for its point in time, in milliseconds; nothing where none ran.
+        pause_ms as "pauseMs": Option<i64>,
     }
 }
 
