@@ -76,6 +76,8 @@ mod tree;
 pub mod upstream;
 
 pub use libvirt::{Address as LibvirtAddress, AddressError as LibvirtAddressError};
+/// What to do with a machine.
+pub use lockstep_contract::services::collectors::hosts::Action as SwitchAction;
 pub use observed::Observed;
-pub use qemu::switch::{SwitchAction, SwitchError};
+pub use qemu::switch::SwitchError;
 pub use reader::{HostReader, ReadError};
