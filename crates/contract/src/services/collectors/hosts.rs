@@ -161,7 +161,7 @@ operation! {
     pub Attach = "lockstep.collectors.hosts"."attach"(AttachInput) -> Attached,
     errors: [AlreadyExists, InvalidArgument, ResourceInUse, ServiceUnavailable, Unauthenticated, Unauthorized],
     privilege: Collect,
-    rest: Rest::new(Method::Post, "/lockstep/collectors/hosts", 200).action("attach"),
+    rest: Rest::new(Method::Post, "/lockstep/hosts", 200).action("attach"),
 }
 
 operation! {
@@ -169,7 +169,7 @@ operation! {
     pub Keep = "lockstep.collectors.hosts"."keep"(KeepInput) -> Kept,
     errors: [InvalidArgument, NotAllowedInCurrentState, ServiceUnavailable, Unauthenticated, Unauthorized],
     privilege: Collect,
-    rest: Rest::new(Method::Post, "/lockstep/collectors/hosts", 200).action("keep"),
+    rest: Rest::new(Method::Post, "/lockstep/hosts", 200).action("keep"),
 }
 
 operation! {
@@ -178,7 +178,7 @@ operation! {
     pub TakeOrders = "lockstep.collectors.hosts"."take_orders"(RunInput) -> Vec<Order>,
     errors: [NotAllowedInCurrentState, Unauthenticated, Unauthorized],
     privilege: Collect,
-    rest: Rest::new(Method::Post, "/lockstep/collectors/hosts", 200).action("take-orders"),
+    rest: Rest::new(Method::Post, "/lockstep/hosts", 200).action("take-orders"),
     waits: true,
 }
 
@@ -187,7 +187,7 @@ operation! {
     pub Answer = "lockstep.collectors.hosts"."answer"(AnswerInput) -> (),
     errors: [NotAllowedInCurrentState, Unauthenticated, Unauthorized],
     privilege: Collect,
-    rest: Rest::new(Method::Post, "/lockstep/collectors/hosts", 204).action("answer"),
+    rest: Rest::new(Method::Post, "/lockstep/hosts", 204).action("answer"),
 }
 
 operation! {
@@ -195,5 +195,5 @@ operation! {
     pub Detach = "lockstep.collectors.hosts"."detach"(RunInput) -> (),
     errors: [NotAllowedInCurrentState, Unauthenticated, Unauthorized],
     privilege: Collect,
-    rest: Rest::new(Method::Post, "/lockstep/collectors/hosts", 204).action("detach"),
+    rest: Rest::new(Method::Post, "/lockstep/hosts", 204).action("detach"),
 }
