@@ -16,10 +16,10 @@ use tempfile::TempDir;
 use crate::server::{Server, eventually, root};
 
 /// How long a change there may take to be here.
-const SOON: Duration = Duration::from_secs(5);
+pub(crate) const SOON: Duration = Duration::from_secs(5);
 
 /// How long a whole read of a small source may take on a loaded machine.
-const READ: Duration = Duration::from_secs(60);
+pub(crate) const READ: Duration = Duration::from_secs(60);
 
 /// The types that `govc` can list, by their letter, and the resources that stand for them.
 const TYPES: [(&str, &str); 8] = [
@@ -165,7 +165,7 @@ fn spawn(dir: &TempDir, port: u16, args: &[String]) -> Child {
     child
 }
 
-fn server() -> Server {
+pub(crate) fn server() -> Server {
     Server::start_with(&["--plain-http", "--no-collect-host", "--poll-limit", "1", "--page-limit", "20000"])
 }
 
@@ -218,7 +218,7 @@ fn stored(server: &Server, resource_type: &str, id: &str) -> Value {
     server.ok("GET", &format!("/api/lockstep/resources/{resource_type}/{id}"), &json!(null))["properties"].clone()
 }
 
-fn vm_id(vcsim: &Vcsim, name: &str) -> String {
+pub(crate) fn vm_id(vcsim: &Vcsim, name: &str) -> String {
     let found = vcsim.govc(&["find", "-i", "/", "-type", "m", "-name", name]);
     found.trim().split_once(':').unwrap().1.to_owned()
 }
