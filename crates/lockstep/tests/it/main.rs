@@ -11,6 +11,7 @@ mod feed;
 mod inventory;
 mod links;
 mod links_fire;
+mod permissions;
 mod power;
 mod query;
 mod remote;

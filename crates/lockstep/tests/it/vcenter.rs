@@ -89,10 +89,20 @@ impl Vcsim {
         SocketAddr::from(([127, 0, 0, 1], self.port))
     }
 
+    /// `https`, unless it was started with `-tls=false`.
+    fn scheme(&self) -> &'static str {
+        if self.args.iter().any(|arg| arg == "-tls=false") { "http" } else { "https" }
+    }
+
+    /// The file with the password of its user `user`.
+    pub(crate) fn password_file(&self) -> PathBuf {
+        self.dir.path().join("password")
+    }
+
     pub(crate) fn govc(&self, args: &[&str]) -> String {
         let output = Command::new(tool("govc"))
             .args(args)
-            .env("GOVC_URL", format!("https://user:pass@127.0.0.1:{}/sdk", self.port))
+            .env("GOVC_URL", format!("{}://user:pass@127.0.0.1:{}/sdk", self.scheme(), self.port))
             .env("GOVC_INSECURE", "1")
             .env("GOVC_PERSIST_SESSION", "false")
             .env("HOME", self.dir.path())
@@ -169,7 +179,7 @@ pub(crate) fn server() -> Server {
     Server::start_with(&["--plain-http", "--no-collect-host", "--poll-limit", "1", "--page-limit", "20000"])
 }
 
-fn info(server: &Server, name: &str) -> Value {
+pub(crate) fn info(server: &Server, name: &str) -> Value {
     server.ok("GET", &format!("/api/lockstep/collectors/{name}"), &json!(null))
 }
 
@@ -214,7 +224,7 @@ fn changes_until(server: &Server, token: &str, is_enough: impl Fn(&[Value]) -> b
     all
 }
 
-fn stored(server: &Server, resource_type: &str, id: &str) -> Value {
+pub(crate) fn stored(server: &Server, resource_type: &str, id: &str) -> Value {
     server.ok("GET", &format!("/api/lockstep/resources/{resource_type}/{id}"), &json!(null))["properties"].clone()
 }
 
