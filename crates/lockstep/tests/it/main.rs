@@ -8,7 +8,10 @@ mod cli;
 mod collect;
 mod crash;
 mod feed;
+mod hosts;
 mod inventory;
+#[path = "../../../agent/tests/support/libvirtd.rs"]
+mod libvirtd;
 mod links;
 mod links_fire;
 mod permissions;
