@@ -6,7 +6,7 @@ use std::time::Duration;
 use lockstep_contract::services::collectors::Kind;
 use lockstep_contract::services::collectors::hosts::{self as declared, AttachInput, Attached};
 use lockstep_contract::{Error, ErrorKind};
-use lockstep_model::{COLLECTED_BY, ResourceId};
+use lockstep_model::{COLLECTED_BY, ResourceId, builtin};
 use lockstep_site::WriteError;
 use lockstep_site::power::{Order, Refusal, Switch, Switching};
 use lockstep_site::table::{Context, Table};
@@ -15,7 +15,7 @@ use tokio::time::timeout;
 
 use crate::hosts::{HOSTS_MAX, Host, ORDER_TIMEOUT, Unplaced, check};
 use crate::service::{Collectors, HOST_NAME, Live, author, check_name};
-use crate::stored::{self, Collector, resource};
+use crate::stored::{Collector, resource};
 
 /// How long an order may take once it was given: libvirt waits half a minute for a process.
 const DONE_TIMEOUT: Duration = Duration::from_secs(60);
@@ -67,16 +67,20 @@ impl Collectors {
         check_name(&input.host)?;
         let (name, account) = (&input.host, context.caller.name());
         let _turn = self.changing.lock().await;
-        let others = stored::all(&self.site);
-        let known = others.iter().find(|other| other.name == *name);
-        if name == HOST_NAME || known.is_some_and(|known| known.kind != Kind::Host) {
+        let (is_stored, known) = {
+            let view = self.site.view();
+            let stored = view.get(&resource(name));
+            (stored.is_some(), stored.and_then(|stored| Collector::from_document(name, &stored.document)))
+        };
+        let known = known.filter(|known| known.kind == Kind::Host);
+        if name == HOST_NAME || is_stored && known.is_none() {
             let text = format!("a collector of another kind has the name {name}");
             return Err(Error::new(ErrorKind::AlreadyExists, "lockstep.collectors.exists", text, vec![name.clone()]));
         }
         let host = self.host_of(name).ok().map(|(_, host)| host);
-        self.demand_free(known, host.as_deref(), &account, &input)?;
-        if known.is_none() && others.iter().filter(|other| other.kind == Kind::Host).count() >= HOSTS_MAX {
-            let text = format!("{HOSTS_MAX} hosts have agents, which is the most");
+        self.demand_free(known.as_ref(), host.as_deref(), &account, &input)?;
+        if known.is_none() && self.site.view().ids(builtin::COLLECTOR, None).count() >= HOSTS_MAX {
+            let text = format!("there are {HOSTS_MAX} collectors, which is the most");
             return Err(Error::new(ErrorKind::ServiceUnavailable, "lockstep.collectors.full", text, Vec::new()));
         }
         let collector = Collector {
@@ -88,10 +92,10 @@ impl Collectors {
             id_prefix: String::new(),
             source_id: None,
             product: None,
-            created_ms: known.map_or_else(times::now_ms, |known| known.created_ms),
+            created_ms: known.as_ref().map_or_else(times::now_ms, |known| known.created_ms),
             password: String::new(),
         };
-        if known != Some(&collector) {
+        if known.as_ref() != Some(&collector) {
             let document = collector.to_document();
             let written = self.site.write_document(author(name), resource(name), document, None).await;
             written.map_err(WriteError::into_error)?;

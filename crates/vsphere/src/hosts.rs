@@ -39,7 +39,7 @@ use tokio::time::{Instant, timeout_at};
 
 use crate::service::Elsewhere;
 
-/// Hosts of a site that have an agent: each takes some kilobytes.
+/// Collectors of a site, when a further host comes: each takes some kilobytes.
 pub(crate) const HOSTS_MAX: usize = 10_000;
 
 /// Resources of one reading.
@@ -440,4 +440,80 @@ pub(crate) fn silence(collector: &str, account: &str, silent: Option<Duration>) 
          `lockstep collect delete {collector}`"
     );
     Message::new("lockstep.collectors.silent", text, vec![collector.to_owned(), account.to_owned()])
+}
+
+#[cfg(test)]
+mod tests {
+    use lockstep_contract::services::accounts::Role;
+    use lockstep_site::caller::User;
+
+    use super::*;
+
+    fn caller(name: &str) -> Caller {
+        Caller::User(User { name: name.into(), role: Role::Agent, session: None })
+    }
+
+    fn attached(takes_orders: bool) -> Host {
+        let host = Host::default();
+        let (name, run) = ("h".to_owned(), "run-number-1".to_owned());
+        let input = AttachInput { host: "host-1".to_owned(), name, run, interval_s: 5, takes_orders };
+        check(&input).unwrap();
+        assert_eq!(host.attach("a".into(), &input).absent_after_s, 30);
+        host
+    }
+
+    fn answer_of(order: &str, run: &str) -> declared::AnswerInput {
+        let (collector, run, order) = ("host-1".to_owned(), run.to_owned(), order.to_owned());
+        declared::AnswerInput { collector, run, order, outcome: Outcome::Done, detail: None }
+    }
+
+    #[test]
+    fn an_order_is_given_once_and_to_nobody_when_its_time_is_over() {
+        let host = attached(true);
+        let mut told = host.place("t-1", "vm-1", Action::Stop).unwrap();
+        let late = host.place("t-2", "vm-2", Action::Stop).unwrap();
+        host.state.lock().waiting[1].until = Instant::now();
+        drop(host.place("t-3", "vm-3", Action::Stop).unwrap());
+        let ids = || host.give().into_iter().map(|order| (order.order, order.vm)).collect::<Vec<_>>();
+        assert_eq!(
+            ids(),
+            [("t-1".to_owned(), "vm-1".to_owned())],
+            "neither the late one, nor one that nobody waits for"
+        );
+        assert!(ids().is_empty(), "once");
+        assert!(!host.withdraw("t-1"), "it was given");
+        drop(late);
+        assert!(told.try_recv().is_err(), "not answered yet");
+        // Only the account and the run that keep the host answer.
+        for (account, run) in [("b", "run-number-1"), ("a", "run-number-2")] {
+            let refused = host.answer(&caller(account), answer_of("t-1", run)).unwrap_err();
+            assert_eq!(refused.kind, ErrorKind::NotAllowedInCurrentState, "{account} {run}");
+        }
+        host.answer(&caller("a"), answer_of("t-1", "run-number-1")).unwrap();
+        assert_eq!(told.try_recv().unwrap(), (Outcome::Done, None));
+        host.answer(&caller("a"), answer_of("t-1", "run-number-1")).unwrap();
+        let back = host.place("t-4", "vm-1", Action::Start).unwrap();
+        assert!(host.withdraw("t-4") && ids().is_empty());
+        drop(back);
+    }
+
+    #[test]
+    fn an_order_that_nobody_could_take_is_not_placed() {
+        let placed = |host: &Host, id: &str| host.place(id, "vm-1", Action::Reset).map(drop);
+        assert_eq!(placed(&Host::default(), "t"), Err(Unplaced::Detached));
+        assert_eq!(placed(&attached(false), "t"), Err(Unplaced::TakesNone));
+        let host = attached(true);
+        let waiting: Vec<_> = (0..ORDERS_MAX).map(|n| host.place(&n.to_string(), "vm-1", Action::Reset)).collect();
+        assert!(waiting.iter().all(Result::is_ok));
+        assert_eq!(placed(&host, "t"), Err(Unplaced::TooMany));
+        if let Some(run) = host.state.lock().run.as_mut() {
+            run.absent_after = Duration::ZERO;
+        }
+        assert!(matches!(placed(&host, "t"), Err(Unplaced::Silent(_))));
+        assert!(host.keeper().is_none());
+        let run = RunInput { collector: "host-1".to_owned(), run: "run-number-1".to_owned() };
+        assert!(host.detach(&caller("b"), &run).is_err() && !host.is_released());
+        host.detach(&caller("a"), &run).unwrap();
+        assert!(host.is_released() && host.silent().is_none());
+    }
 }
