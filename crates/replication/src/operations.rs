@@ -221,10 +221,21 @@ async fn get(here: &Arc<Replications>, _: Context, input: Input) -> Result<Repli
 
 async fn update(here: &Arc<Replications>, context: Context, input: UpdateInput) -> Result<Task, Error> {
     let record = here.find(&input.replication_id)?;
+    reconfigure(here, &context, record, &input, false).await
+}
+
+/// Changes what a replication was told.
+pub(crate) async fn reconfigure(
+    here: &Arc<Replications>,
+    context: &Context,
+    record: Record,
+    input: &UpdateInput,
+    is_vapp: bool,
+) -> Result<Task, Error> {
     // What makes no sense is refused now, and not by a task.
-    settings::update(&mut record.source.settings.clone(), &input)?;
-    let wanted = Order { input: parameters(&input), ..Order::new(Verb::Reconfigure) };
-    order(here, &context, record, wanted).await
+    settings::update(&mut record.source.settings.clone(), input)?;
+    let wanted = Order { verb: Verb::Reconfigure, input: parameters(input), is_vapp };
+    order(here, context, record, wanted).await
 }
 
 async fn storage_profile(
@@ -250,8 +261,15 @@ async fn instance(here: &Arc<Replications>, _: Context, input: InstanceInput) ->
     instances.into_iter().find(|instance| instance.key == input.key).ok_or_else(|| no_instance(&input.key))
 }
 
-async fn recover(here: &Arc<Replications>, context: &Context, input: RecoverInput, verb: Verb) -> Result<Task, Error> {
-    let record = here.find(&input.replication_id)?;
+/// Brings the machine of a replication to life.
+pub(crate) async fn recover(
+    here: &Arc<Replications>,
+    context: &Context,
+    record: Record,
+    input: RecoverInput,
+    verb: Verb,
+    is_vapp: bool,
+) -> Result<Task, Error> {
     if input.sync == Some(true) && input.instance_id.is_some() {
         return Err(invalid("sync", "an instance that is there cannot be synced: give one or the other"));
     }
@@ -262,20 +280,22 @@ async fn recover(here: &Arc<Replications>, context: &Context, input: RecoverInpu
             return Err(no_instance(key));
         }
     }
-    let wanted = Order { input: parameters(&input), ..Order::new(verb) };
-    order(here, context, record, wanted).await
+    order(here, context, record, Order { verb, input: parameters(&input), is_vapp }).await
 }
 
 async fn failover(here: &Arc<Replications>, context: Context, input: RecoverInput) -> Result<Task, Error> {
-    recover(here, &context, input, Verb::Failover).await
+    let record = here.find(&input.replication_id)?;
+    recover(here, &context, record, input, Verb::Failover, false).await
 }
 
 async fn failover_test(here: &Arc<Replications>, context: Context, input: RecoverInput) -> Result<Task, Error> {
-    recover(here, &context, input, Verb::FailoverTest).await
+    let record = here.find(&input.replication_id)?;
+    recover(here, &context, record, input, Verb::FailoverTest, false).await
 }
 
 async fn migrate(here: &Arc<Replications>, context: Context, input: RecoverInput) -> Result<Task, Error> {
-    recover(here, &context, input, Verb::Migrate).await
+    let record = here.find(&input.replication_id)?;
+    recover(here, &context, record, input, Verb::Migrate, false).await
 }
 
 async fn export(here: &Arc<Replications>, context: Context, input: ExportInput) -> Result<Task, Error> {

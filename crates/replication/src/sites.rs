@@ -4,10 +4,10 @@ use std::sync::Arc;
 
 use lockstep_contract::services::links::Health as LinkHealth;
 use lockstep_contract::services::replication::sites::{
-    self as declared, About, Configuration, HealthInfo, IsConfigured, Site, SiteInput, SiteState, Vm, VmDisk, VmPage,
-    VmsInput,
+    self as declared, About, Configuration, HealthInfo, IsConfigured, Policy, Replicator, Site, SiteInput, SiteState,
+    Vm, VmDisk, VmPage, VmsInput,
 };
-use lockstep_contract::services::replication::{Health, Side};
+use lockstep_contract::services::replication::{Health, INSTANCES_MAX, RPO_MINUTES_MIN, Side};
 use lockstep_contract::services::tasks::ApiError;
 use lockstep_contract::{Error, ErrorKind};
 use lockstep_links::PeerSite;
@@ -19,7 +19,7 @@ use lockstep_site::times;
 use crate::engine::FIRST_DISK_KEY;
 use crate::machine::{VIRTUAL_MACHINE, disks};
 use crate::service::{Replications, no_site};
-use crate::show::{health, name_fits, vapp_of};
+use crate::show::{ORG, health, name_fits, vapp_of};
 
 /// The newest version of the API that is spoken.
 const API_VERSION: &str = "4.7";
@@ -44,6 +44,8 @@ pub(crate) fn register(service: &Arc<Replications>, table: &mut Table) {
     serve! {
         declared::List => list_sites,
         declared::Get => get_site,
+        declared::ListReplicators => list_replicators,
+        declared::ListPolicies => list_policies,
         declared::GetIsConfigured => is_configured,
         declared::GetConfiguration => configuration,
         declared::GetAbout => about,
@@ -78,6 +80,24 @@ impl Replications {
             return Ok(self.local_site());
         }
         self.links.peer_named(&input.name).as_ref().map(remote_site).ok_or_else(|| no_site(&input.name))
+    }
+
+    fn list_replicators(&self, input: NoInput) -> Result<Vec<Replicator>, Error> {
+        Ok(self.list_sites(input)?.into_iter().map(replicator).collect())
+    }
+
+    fn list_policies(&self, _: NoInput) -> Result<Vec<Policy>, Error> {
+        Ok(vec![Policy {
+            id: "default".to_owned(),
+            display_name: "Default".to_owned(),
+            min_rpo: RPO_MINUTES_MIN,
+            max_instances: INSTANCES_MAX,
+            max_pinned_instances: None,
+            max_incoming: None,
+            allow_incoming: self.store().is_ok(),
+            allow_outgoing: true,
+            orgs: vec![ORG.to_owned()],
+        }])
     }
 
     fn is_configured(&self, _: NoInput) -> Result<IsConfigured, Error> {
@@ -189,6 +209,23 @@ impl Replications {
             replication_id: replication.map(|record| record.api_id()),
             id,
         }
+    }
+}
+
+fn replicator(site: Site) -> Replicator {
+    Replicator {
+        id: format!("replicator-{}", site.site),
+        owner: "*".to_owned(),
+        site: site.site,
+        description: site.description,
+        api_url: site.api_url,
+        cert_thumbprint: site.api_thumbprint,
+        pairing_cookie: None,
+        state: site.state,
+        is_in_maintenance_mode: false,
+        api_version: site.api_version,
+        data_address: None,
+        build_version: site.build_version,
     }
 }
 

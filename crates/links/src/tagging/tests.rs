@@ -18,6 +18,7 @@ use lockstep_model::{Document, Position, ResourceId, Value as Stored};
 use lockstep_site::Site;
 use lockstep_site::caller::Caller;
 use lockstep_site::linked::{self, Incoming};
+use lockstep_site::put;
 use lockstep_site::stamps::{DELETED, GONE, Stamp, Stamps, is_edited_whole, listed, stamped};
 use lockstep_site::table::{Context, Table};
 use proptest::prelude::*;
@@ -132,6 +133,14 @@ impl House {
     async fn tag(&self, name: &str, category: &str) -> String {
         let spec = json!({"name": name, "description": "", "category_id": category});
         self.call(TAG_SERVICE, "create", json!({ "create_spec": spec })).await.unwrap().as_str().unwrap().to_owned()
+    }
+
+    /// Waits until an edit here is later than all that the other has made: within a millisecond, neither is.
+    async fn outlast(&self, other: &Self) {
+        let now = other.site.journal().now_ms();
+        while self.site.journal().now_ms() <= now {
+            tokio::time::sleep(std::time::Duration::from_millis(1)).await;
+        }
     }
 
     async fn pair(&self, what: &str, tag: &str, vm: &str) -> Result<(), Error> {
@@ -624,10 +633,11 @@ async fn concurrent_edits_go_by_the_rule_and_the_loser_is_kept_at_both_sites() {
     let [a, b] = &world.houses[..] else { return };
     let rename = |name: &str| json!({"category_id": category, "update_spec": {"name": name}});
     a.call(CATEGORY, "update", rename("first")).await.unwrap();
-    b.call(CATEGORY, "update", rename("second")).await.unwrap();
     a.pair("attach", &gold, "v").await.unwrap();
-    b.pair("attach", &silver, "s0~v").await.unwrap();
     let mine = a.category("twin", "MULTIPLE").await;
+    b.outlast(a).await;
+    b.call(CATEGORY, "update", rename("second")).await.unwrap();
+    b.pair("attach", &silver, "s0~v").await.unwrap();
     let theirs = b.category("twin", "MULTIPLE").await;
     let bronze = b.tag("bronze", &theirs).await;
     world.heal().await;
@@ -688,6 +698,48 @@ async fn what_was_there_before_a_link_is_shared_without_stamps() {
         apply::frame(&run, &frame).await.unwrap();
     }
     assert_eq!(b.site.position(), before, "what is known is passed over");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_tag_that_comes_back_is_on_what_has_it_in_the_same_batch() {
+    let world = two().await;
+    let [a, b] = &world.houses[..] else { return };
+    let (_, _, link) = &world.links[0];
+    // Somebody whose clock is ahead has deleted it.
+    let ahead = ((a.site.journal().now_ms() + 600_000) as u64) << 16;
+    let registers = json!({"+": [ahead, "x", false], "-": [ahead, "x", true]});
+    let mut frame = FrameWriter::default();
+    frame.line("Tag", "t", &json!({"seen": {"x": ahead}, "is": registers}).to_string());
+    apply::frame(&a.run(link, b), &Frame::open(&frame.finish()).unwrap()).await.unwrap();
+    let category = a.category("env", "MULTIPLE").await;
+    a.vm("known", r#"{"name":"known"}"#).await;
+    let kept = a.tag("kept", &category).await;
+    a.pair("attach", &kept, "known").await.unwrap();
+    // As an import has them: all in one.
+    let tags = json!([{"type": "Tag", "id": "t"}, {"type": "Tag", "id": kept}]);
+    let puts = [
+        (TAG, "t", json!({"name": "back", "category": {"type": "TagCategory", "id": category}})),
+        ("VirtualMachine", "known", json!({"name": "known", "tags": tags})),
+        ("VirtualMachine", "new", json!({"name": "new", "tags": tags})),
+    ];
+    let changes = {
+        let view = a.site.view();
+        let change = |(resource_type, id, properties): (&str, &str, Value)| {
+            let def = view.registry().type_def(resource_type).unwrap();
+            let document = def.read_document(&properties.to_string()).unwrap();
+            put(&view, ResourceId::new(resource_type, id), document).unwrap()
+        };
+        puts.into_iter().filter_map(change).collect()
+    };
+    a.site.commit(Batch { author: "import".into(), changes, relies_on: Vec::new() }).await.unwrap();
+    copy(a, b, link).await;
+    let run = b.run(link, a);
+    for frame in a.state(link) {
+        apply::frame(&run, &frame).await.unwrap();
+    }
+    for vm in ["s0~known", "s0~new"] {
+        assert_eq!(b.tags_of(vm), ["t".to_owned(), kept.clone()].into(), "{vm}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -263,6 +263,11 @@ fn calls_run_at_the_other_site_once_the_session_reaches_there() {
         details["authenticatedSites"],
         json!([{"site": "site1", "org": "System"}, {"site": "site2", "org": "System"}])
     );
+    let replicators = api.get("/replicators");
+    let of = replicators.as_array().unwrap().iter().map(|one| one["site"].as_str().unwrap());
+    assert_eq!(of.collect::<Vec<_>>(), ["site1", "site2"], "{replicators}");
+    let policies = api.get("/policies?site=site2");
+    assert_eq!((&policies[0]["minRpo"], &policies[0]["maxInstances"]), (&json!(1), &json!(24)), "{policies}");
     let vms = api.get("/inventory/vms?site=site2");
     assert_eq!((&vms["items"][0]["id"], &vms["items"][0]["replicationId"]), (&json!("vm-b"), &Value::Null), "{vms}");
 
@@ -286,6 +291,30 @@ fn calls_run_at_the_other_site_once_the_session_reaches_there() {
         (&json!("VappReplicationInfo"), &json!(vapp)),
         "{synced}"
     );
+
+    // A vApp's verbs are those of its machine, by its own name.
+    let path = format!("/vapp-replications/{vapp}");
+    let machine = synced["result"]["vmReplications"][0]["id"].as_str().unwrap();
+    let changed = api.done("PATCH", &path, &json!({"rpo": 77}));
+    assert_eq!(changed["result"]["settings"]["rpo"], 77, "{changed}");
+    let instances = api.get(&format!("/vm-replications/{machine}/instances"));
+    let foreign = json!({"instanceMap": {"C4-ec991bd5-af9d-446a-8599-5b693842c4a3": instances[0]["key"]}});
+    let error = api.refused("POST", &format!("{path}/failover-test"), &foreign, 400, "InvalidArgument");
+    assert!(error["msg"].as_str().unwrap().contains("instanceMap"), "{error}");
+    let tested = api.done(
+        "POST",
+        &format!("{path}/failover-test"),
+        &json!({"type": "vcloud", "instanceMap": {machine: instances[0]["key"]}}),
+    );
+    let state =
+        |task: &Value| task["result"]["vmReplications"][0]["destinationState"]["recoveryInfo"]["recoveryState"].clone();
+    assert_eq!((&tested["resultType"], state(&tested)), (&json!("VappReplicationInfo"), json!("TEST")), "{tested}");
+    let summary = api.get("/vapp-replications/summary");
+    let counts = ["total", "outgoing", "incoming", "inTest", "recovered"].map(|name| summary[name].as_i64().unwrap());
+    assert_eq!(counts, [1, 0, 1, 1, 0], "{summary}");
+    let cleaned = api.done("DELETE", &format!("{path}/failover-test"), &Value::Null);
+    assert_eq!(state(&cleaned), "NOT_STARTED", "{cleaned}");
+    api.refused("POST", &format!("{path}/reverse"), &Value::Null, 409, "OperationNotAllowedInState");
 }
 
 #[test]

@@ -340,6 +340,8 @@ fn what_two_sites_tag_apart_comes_together_and_what_lost_is_told() {
         (info["connection_health_status"] == "UNHEALTHY").then_some(())
     });
     described(&a, "as a has it");
+    // Within a millisecond, neither edit is the later one.
+    std::thread::sleep(Duration::from_millis(5));
     described(&b, "as b has it");
     let category = json!({"name": "rack", "description": "", "cardinality": "SINGLE", "associable_types": []});
     let at_b = b.ok("POST", "/api/cis/tagging/category", &category).as_str().unwrap().to_owned();

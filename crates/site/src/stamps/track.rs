@@ -149,6 +149,9 @@ impl Tracking<'_> {
                 stamps.set(DELETED, Value::Bool(true), &stamp);
             }
         }
+        // An object of the same batch may have the tag that comes back.
+        let from = if stamps.exists() { stamps.counts_from() } else { 0 };
+        self.counts_from.insert(id.clone(), from);
         self.added.extend(stamps.store(self.view, id));
     }
 

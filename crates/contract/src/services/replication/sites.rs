@@ -41,6 +41,60 @@ structure! {
 }
 
 structure! {
+    /// What moves the data of a site: the site itself, as one program does all.
+    pub struct Replicator = "lockstep.replication.sites.replicator" {
+        /// Its id.
+        id: String,
+        /// `*`: everybody's.
+        owner: String,
+        /// Its site.
+        site: String,
+        /// For people.
+        description: String,
+        /// Where it is.
+        api_url as "apiUrl": String,
+        /// `SHA-256:` and the thumbprint of its certificate.
+        cert_thumbprint as "certThumbprint": Option<String>,
+        /// None.
+        pairing_cookie as "pairingCookie": Option<String>,
+        /// Whether it is reached.
+        state: SiteState,
+        /// Never.
+        is_in_maintenance_mode as "isInMaintenanceMode": bool,
+        /// The newest version of the API.
+        api_version as "apiVersion": String,
+        /// None: data go where the API is.
+        data_address as "dataAddress": Option<String>,
+        /// The version of the program.
+        build_version as "buildVersion": String,
+    }
+}
+
+structure! {
+    /// What replications may be like. There is one policy, which holds for all.
+    pub struct Policy = "lockstep.replication.sites.policy" {
+        /// Its id.
+        id: String,
+        /// For people.
+        display_name as "displayName": String,
+        /// Least minutes that a replica may be let fall behind.
+        min_rpo as "minRpo": i64,
+        /// Most instances that retention rules keep.
+        max_instances as "maxInstances": i64,
+        /// Most instances that are kept beside them; none is refused, so none is told.
+        max_pinned_instances as "maxPinnedInstances": Option<i64>,
+        /// Most replications to a site; none is refused, so none is told.
+        max_incoming as "maxIncoming": Option<i64>,
+        /// Whether replications may come in: whether the site has a store for instances.
+        allow_incoming as "allowIncoming": bool,
+        /// Whether machines may be replicated to other sites.
+        allow_outgoing as "allowOutgoing": bool,
+        /// Whom it holds for.
+        orgs: Vec<String>,
+    }
+}
+
+structure! {
     /// A site by its name.
     pub struct SiteInput = "operation-input" {
         /// The name.
@@ -218,6 +272,24 @@ operation! {
     privilege: Read,
     rest: Rest::new(Method::Get, "/lockstep/replication/sites/{name}", 200),
     availability: Rest::new(Method::Get, "/sites/{name}", 200),
+}
+
+operation! {
+    /// What moves the data of this site, and of those that are linked with it.
+    pub ListReplicators = "lockstep.replication.sites"."replicators"(NoInput) -> Vec<Replicator>,
+    errors: [],
+    privilege: Read,
+    rest: Rest::new(Method::Get, "/lockstep/replication/replicators", 200),
+    availability: Rest::new(Method::Get, "/replicators", 200),
+}
+
+operation! {
+    /// What replications may be like here.
+    pub ListPolicies = "lockstep.replication.sites"."policies"(NoInput) -> Vec<Policy>,
+    errors: [],
+    privilege: Read,
+    rest: Rest::new(Method::Get, "/lockstep/replication/policies", 200),
+    availability: Rest::new(Method::Get, "/policies", 200),
 }
 
 operation! {

@@ -2,10 +2,11 @@
 //!
 //! Source: `api/vcda.md`, sections 7 and 8.
 
-use super::vm::CreateInput;
+use super::vm::{CreateInput, UpdateInput};
 use super::{Destination, Health, Replication, Settings, Source};
+use crate::services::NoInput;
 use crate::services::tasks::Task;
-use crate::{Method, Rest, operation, structure};
+use crate::{Map, Method, Rest, operation, structure};
 
 structure! {
     /// What a vApp is called.
@@ -87,6 +88,48 @@ structure! {
     }
 }
 
+structure! {
+    /// The parameters of `failover`, `failover_test` and `migrate`.
+    pub struct RecoverInput = "operation-input" {
+        /// The replication.
+        replication_id as "replicationId": String,
+        /// For the machine's replication, the instance; the latest unless said otherwise.
+        instance_map as "instanceMap": Option<Map<String>>,
+        /// Whether the machine is started.
+        power_on as "powerOn": Option<bool>,
+        /// Whether the recovered disks stand on their own; they always do.
+        consolidate: Option<bool>,
+        /// Whether a sync goes before it; not together with an instance.
+        sync: Option<bool>,
+    }
+}
+
+structure! {
+    /// How all replications of vApps are.
+    pub struct Summary = "lockstep.replication.vapp.summary" {
+        /// How many there are.
+        total: i64,
+        /// Those from this site.
+        outgoing: i64,
+        /// Those to this site.
+        incoming: i64,
+        /// Those that are as they should be.
+        green: i64,
+        /// Those that have fallen behind or rest.
+        yellow: i64,
+        /// Those whose last sync failed.
+        red: i64,
+        /// Those that rest.
+        paused: i64,
+        /// Those that have fallen behind further than they may.
+        rpo_violations as "rpoViolations": i64,
+        /// Those of which a test's copy is there.
+        in_test as "inTest": i64,
+        /// Those that were recovered.
+        recovered: i64,
+    }
+}
+
 operation! {
     /// Begins to replicate a vApp.
     pub Create = "lockstep.replication.vapp"."create"(CreateInput) -> Task,
@@ -148,4 +191,67 @@ operation! {
     privilege: Protect,
     rest: Rest::new(Method::Post, "/lockstep/replication/vapp-replications/{replicationId}/resume", 202),
     availability: Rest::new(Method::Post, "/vapp-replications/{replicationId}/resume", 202),
+}
+
+operation! {
+    /// Changes what it was told.
+    pub Update = "lockstep.replication.vapp"."update"(UpdateInput) -> Task,
+    errors: [InvalidArgument, NotFound, NotAllowedInCurrentState, ResourceBusy, ServiceUnavailable],
+    privilege: Protect,
+    rest: Rest::new(Method::Patch, "/lockstep/replication/vapp-replications/{replicationId}", 202),
+    availability: Rest::new(Method::Patch, "/vapp-replications/{replicationId}", 202),
+}
+
+operation! {
+    /// Brings the machine to life at the destination.
+    pub Failover = "lockstep.replication.vapp"."failover"(RecoverInput) -> Task,
+    errors: [InvalidArgument, NotFound, NotAllowedInCurrentState, ResourceBusy, ServiceUnavailable],
+    privilege: Protect,
+    rest: Rest::new(Method::Post, "/lockstep/replication/vapp-replications/{replicationId}/failover", 202),
+    availability: Rest::new(Method::Post, "/vapp-replications/{replicationId}/failover", 202),
+}
+
+operation! {
+    /// Brings a copy of the machine to life at the destination, while the replication goes on.
+    pub FailoverTest = "lockstep.replication.vapp"."failover_test"(RecoverInput) -> Task,
+    errors: [InvalidArgument, NotFound, NotAllowedInCurrentState, ResourceBusy, ServiceUnavailable],
+    privilege: Protect,
+    rest: Rest::new(Method::Post, "/lockstep/replication/vapp-replications/{replicationId}/failover-test", 202),
+    availability: Rest::new(Method::Post, "/vapp-replications/{replicationId}/failover-test", 202),
+}
+
+operation! {
+    /// Removes what a test has brought to life.
+    pub FailoverTestCleanup = "lockstep.replication.vapp"."failover_test_cleanup"(Input) -> Task,
+    errors: [InvalidArgument, NotFound, NotAllowedInCurrentState, ResourceBusy, ServiceUnavailable],
+    privilege: Protect,
+    rest: Rest::new(Method::Delete, "/lockstep/replication/vapp-replications/{replicationId}/failover-test", 202),
+    availability: Rest::new(Method::Delete, "/vapp-replications/{replicationId}/failover-test", 202),
+}
+
+operation! {
+    /// Moves the machine: switched off here, synced a last time, brought to life there.
+    pub Migrate = "lockstep.replication.vapp"."migrate"(RecoverInput) -> Task,
+    errors: [InvalidArgument, NotFound, NotAllowedInCurrentState, ResourceBusy, ServiceUnavailable],
+    privilege: Protect,
+    rest: Rest::new(Method::Post, "/lockstep/replication/vapp-replications/{replicationId}/migrate", 202),
+    availability: Rest::new(Method::Post, "/vapp-replications/{replicationId}/migrate", 202),
+}
+
+operation! {
+    /// Turns a replication that was recovered around: the recovered machine is replicated back, over the old one.
+    pub Reverse = "lockstep.replication.vapp"."reverse"(Input) -> Task,
+    errors: [InvalidArgument, NotFound, NotAllowedInCurrentState, ResourceBusy, ServiceUnavailable],
+    privilege: Protect,
+    rest: Rest::new(Method::Post, "/lockstep/replication/vapp-replications/{replicationId}/reverse", 202),
+    availability: Rest::new(Method::Post, "/vapp-replications/{replicationId}/reverse", 202),
+}
+
+operation! {
+    /// How all replications of vApps are.
+    pub GetSummary = "lockstep.replication.vapp"."summary"(NoInput) -> Summary,
+    errors: [],
+    privilege: Read,
+    rest: Rest::new(Method::Get, "/lockstep/replication/vapp-summary", 200),
+    availability: Rest::new(Method::Get, "/vapp-replications/summary", 200),
 }
