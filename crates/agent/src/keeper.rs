@@ -108,30 +108,23 @@ pub async fn keep(
     let keeper = Arc::new(Keeper::new(client.clone(), config, Arc::new(reader), news, tell)?);
     tokio::pin!(stop);
     let mut last = Last::default();
-    let outcome = loop {
-        let attached = tokio::select! {
-            attached = keeper.attach(&mut last) => attached,
+    loop {
+        let run = tokio::select! {
+            attached = keeper.attach(&mut last) => attached?,
             () = &mut stop => return Ok(()),
         };
-        let run = match attached {
-            Ok(run) => run,
-            Err(error) => break Err(error),
-        };
         let _orders = keeper.config.takes_orders.then(|| Ended::spawn(keeper.clone().follow_orders(run.clone())));
-        let outcome = tokio::select! {
-            outcome = keeper.read_on(&run, &mut last) => outcome,
-            () = &mut stop => {
-                keeper.detach(run).await;
-                break Ok(());
-            }
+        let ended = tokio::select! {
+            // Without an error it must attach anew.
+            outcome = keeper.read_on(&run, &mut last) => outcome.err().map(Err),
+            () = &mut stop => Some(Ok(())),
         };
-        match outcome {
-            // Attach anew.
-            Ok(()) => {}
-            Err(error) => break Err(error),
+        if let Some(outcome) = ended {
+            // Else the next run would be refused until this one counts as silent.
+            keeper.detach(run).await;
+            return outcome;
         }
-    };
-    outcome
+    }
 }
 
 /// Reads this host and keeps it so, once. Answers what was written.
