@@ -109,6 +109,7 @@ def power(vcenter, vm, second):
     power.reset(vm)
     equal((state(), guest.get(vm).state), (Power.State.POWERED_ON, GuestPower.State.RUNNING))
     assert guest.get(vm).operations_ready
+    refused(Unsupported, guest.reboot, vm)
     guest.shutdown(vm)
     print("reset, and its power button pressed")
     power.stop(vm)
@@ -117,7 +118,7 @@ def power(vcenter, vm, second):
     refused(AlreadyInDesiredState, power.stop, vm)
     refused(NotAllowedInCurrentState, power.reset, vm)
     refused(Unsupported, power.start, vm)
-    refused(Unsupported, guest.reboot, vm)
+    refused(NotAllowedInCurrentState, guest.reboot, vm)
     print("stopped")
     power.reset(second)
     deadline = time.monotonic() + 30

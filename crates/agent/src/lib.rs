@@ -1,10 +1,11 @@
 //! What runs beside the machines: it reads the Linux host it is on, and samples it.
 //!
-//! Two services that share the reading of `/proc`, `/sys` and QEMU, and the ids that they give:
+//! Three services that share the reading of `/proc`, `/sys` and QEMU, and the ids that they give:
 //!
 //! | service | entrance | yields |
 //! | --- | --- | --- |
 //! | collecting | [`HostReader`], [`reconcile`] | what the inventory should hold of the host and its VMs |
+//! | keeping | [`keeper::keep`] | the host in a site's inventory, and its machines switched when the site orders it |
 //! | sampling | [`provider::Provider`] | points of the counters that acquisition specifications ask for |
 //!
 //! # Collecting
@@ -64,6 +65,7 @@
 
 mod host;
 mod identity;
+pub mod keeper;
 mod libvirt;
 mod observed;
 pub mod provider;
@@ -76,6 +78,8 @@ mod tree;
 pub mod upstream;
 
 pub use libvirt::{Address as LibvirtAddress, AddressError as LibvirtAddressError};
+/// What to do with a machine.
+pub use lockstep_contract::services::collectors::hosts::Action as SwitchAction;
 pub use observed::Observed;
-pub use qemu::switch::{SwitchAction, SwitchError};
+pub use qemu::switch::SwitchError;
 pub use reader::{HostReader, ReadError};

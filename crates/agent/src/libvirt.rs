@@ -28,7 +28,8 @@ use std::time::{Duration, Instant};
 pub use self::address::{Address, AddressError};
 use self::connection::{Access, Connection, LibvirtError};
 use self::domain::Domain;
-use crate::qemu::switch::{SwitchAction, SwitchError};
+use crate::qemu::switch::SwitchError;
+use lockstep_contract::services::collectors::hosts::Action as SwitchAction;
 
 /// How often the domains are listed when nothing is said to have happened.
 const LIST_INTERVAL: Duration = Duration::from_secs(60);

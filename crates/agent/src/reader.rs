@@ -11,9 +11,10 @@ use crate::host::{self, networks};
 use crate::identity::host_id;
 use crate::libvirt::{self, Libvirt};
 use crate::observed::{Observed, Properties};
-use crate::qemu::switch::{self, SwitchAction, SwitchError};
+use crate::qemu::switch::{self, SwitchError};
 use crate::qemu::vm::{self, Answers, Surroundings};
 use crate::tree::Tree;
+use lockstep_contract::services::collectors::hosts::Action as SwitchAction;
 
 /// Free space is told anew when it has changed by one part in this many of the capacity.
 const FREE_SPACE_STEPS: u64 = 100;

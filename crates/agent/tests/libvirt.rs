@@ -2,96 +2,14 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
 
+use libvirtd::{Libvirtd, PATIENCE};
 use lockstep_agent::{HostReader, Observed, SwitchAction, SwitchError};
-use tempfile::TempDir;
 
-const PATIENCE: Duration = Duration::from_secs(60);
-
-/// A daemon of its own, with nothing but the drivers that are built in; killed at the end.
-struct Libvirtd {
-    child: Child,
-    directory: TempDir,
-}
-
-impl Libvirtd {
-    /// None, with the reason printed, where there is no libvirtd.
-    fn start() -> Option<Self> {
-        let directory = tempfile::tempdir().unwrap();
-        let child = Self::spawn(&directory)?;
-        let daemon = Self { child, directory };
-        daemon.wait_for_socket();
-        Some(daemon)
-    }
-
-    fn spawn(directory: &TempDir) -> Option<Child> {
-        let path = directory.path().display();
-        let config = format!(
-            "listen_tls = 0\nlisten_tcp = 0\nauth_unix_ro = \"none\"\nauth_unix_rw = \"none\"\nunix_sock_dir = \"{path}\"\n"
-        );
-        std::fs::write(directory.path().join("config"), config).unwrap();
-        let child = Command::new("libvirtd")
-            .arg("-f")
-            .arg(directory.path().join("config"))
-            .arg("-p")
-            .arg(directory.path().join("pid"))
-            // Drivers of hypervisors would look for users and directories of a whole installation.
-            .env("LIBVIRT_DRIVER_DIR", directory.path())
-            .stdin(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn();
-        match child {
-            Ok(child) => Some(child),
-            Err(error) => {
-                eprintln!("skipped: libvirtd cannot be started: {error}");
-                None
-            }
-        }
-    }
-
-    fn wait_for_socket(&self) {
-        let started = Instant::now();
-        while !self.virsh(&["version"]).status.success() {
-            assert!(started.elapsed() < PATIENCE, "libvirtd does not answer");
-            std::thread::sleep(Duration::from_millis(50));
-        }
-    }
-
-    fn restart(&mut self) {
-        self.child.kill().unwrap();
-        self.child.wait().unwrap();
-        self.child = Self::spawn(&self.directory).unwrap();
-        self.wait_for_socket();
-    }
-
-    fn socket(&self, name: &str) -> PathBuf {
-        self.directory.path().join(name)
-    }
-
-    fn uri(&self, socket: &str) -> String {
-        format!("test+unix:///default?socket={}", self.socket(socket).display())
-    }
-
-    fn virsh(&self, arguments: &[&str]) -> std::process::Output {
-        Command::new("virsh").args(["-q", "-c", &self.uri("libvirt-sock")]).args(arguments).output().unwrap()
-    }
-
-    fn tell(&self, arguments: &[&str]) {
-        let output = self.virsh(arguments);
-        assert!(output.status.success(), "{arguments:?}: {output:?}");
-    }
-}
-
-impl Drop for Libvirtd {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
+#[path = "support/libvirtd.rs"]
+mod libvirtd;
 
 /// A reader, and what it says of news.
 struct Followed {
@@ -151,7 +69,7 @@ fn domains_are_followed_by_events() {
     daemon.tell(&["destroy", "test"]);
     followed.wait_for_state("test", "POWERED_OFF");
 
-    let definition = daemon.directory.path().join("other.xml");
+    let definition = daemon.path().join("other.xml");
     let xml = "<domain type='test'><name>other</name><memory unit='GiB'>1</memory><os><type>hvm</type></os></domain>";
     std::fs::write(&definition, xml).unwrap();
     daemon.tell(&["define", definition.to_str().unwrap()]);
@@ -198,8 +116,7 @@ fn an_absent_daemon_is_told_and_followed_again() {
     followed.wait("test", |machine| machine.is_some());
     let is_connected = || followed.reader.read().unwrap()[0].properties["libvirt"]["connected"].clone();
     assert_eq!(is_connected(), true);
-    daemon.child.kill().unwrap();
-    daemon.child.wait().unwrap();
+    daemon.kill();
     let started = Instant::now();
     while is_connected() != false {
         assert!(started.elapsed() < PATIENCE, "its end was not seen");

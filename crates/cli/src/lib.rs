@@ -37,7 +37,7 @@ mod yaml;
 
 use std::process::ExitCode;
 
-pub use commands::{Command, keep_host};
+pub use commands::Command;
 pub use globals::Globals;
 pub use output::Format;
 

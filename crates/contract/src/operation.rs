@@ -17,6 +17,10 @@ pub enum Privilege {
     Models,
     /// Manage accounts.
     Accounts,
+    /// Switch virtual machines.
+    Power,
+    /// Keep a host in the inventory, as its collector.
+    Collect,
     /// Be a provider of samples.
     Sample,
     /// Store what a linked site replicates.

@@ -7,8 +7,11 @@ use anyhow::{Context, Result, bail};
 use clap::Args;
 use lockstep_agent::provider::{Config, Provider};
 use lockstep_agent::upstream::HttpUpstream;
+use lockstep_agent::{LibvirtAddress, keeper};
 use lockstep_cli::Globals;
+use lockstep_client::Client;
 use lockstep_contract::Secret;
+use tokio::sync::watch;
 
 use crate::serve::{runtime, start_logging, stop_signal};
 
@@ -49,6 +52,12 @@ pub struct AgentArgs {
     /// Do not keep this machine and its virtual machines in the site's inventory.
     #[arg(long)]
     no_collect_host: bool,
+    /// Do not switch virtual machines of this machine when the site orders it.
+    #[arg(long)]
+    no_power: bool,
+    /// Where libvirt is, e.g. `test+unix:///default?socket=/run/libvirt/libvirt-sock-ro` [default: qemu:///system, where it runs]
+    #[arg(long, value_name = "URI", conflicts_with = "no_collect_host")]
+    libvirt: Option<LibvirtAddress>,
     /// Log lines as JSON.
     #[arg(long)]
     log_json: bool,
@@ -76,17 +85,10 @@ pub fn run(args: &AgentArgs, globals: &Globals) -> Result<()> {
         };
         let provider = Provider::start(config, HttpUpstream::new(client.clone()))?;
         tracing::info!(server = %args.server, data_dir = %args.data_dir.display(), "sampling this host");
-        let collector = (!args.no_collect_host).then(|| {
-            tokio::spawn(async move {
-                // What does not mend by itself is tried again all the same: someone may mend it at the site.
-                loop {
-                    if let Err(error) = lockstep_cli::keep_host(&client, COLLECT_INTERVAL).await {
-                        tracing::warn!(error = %format!("{error:#}"), "cannot keep this host in the inventory");
-                    }
-                    tokio::time::sleep(COLLECT_INTERVAL * 6).await;
-                }
-            })
-        });
+        let (end, ended) = watch::channel(false);
+        let config =
+            keeper::Config { interval: COLLECT_INTERVAL, takes_orders: !args.no_power, libvirt: args.libvirt.clone() };
+        let collector = (!args.no_collect_host).then(|| tokio::spawn(keep_host(client, config, ended)));
         let stopped = stop_signal();
         tokio::pin!(stopped);
         let mut report = tokio::time::interval_at(tokio::time::Instant::now() + REPORT_INTERVAL, REPORT_INTERVAL);
@@ -96,13 +98,38 @@ pub fn run(args: &AgentArgs, globals: &Globals) -> Result<()> {
                 _ = report.tick() => tell(&provider),
             }
         }
+        end.send_replace(true);
         if let Some(collector) = collector {
-            collector.abort();
+            // It fails only when it panicked, and then it has ended, too.
+            let _ = collector.await;
         }
         tell(&provider);
         provider.stop().await;
         Ok(())
     })
+}
+
+/// Keeps this host in the site's inventory.
+async fn keep_host(client: Client, config: keeper::Config, mut ended: watch::Receiver<bool>) {
+    loop {
+        let mut stop = ended.clone();
+        let stopped = async move {
+            let _ = stop.wait_for(|is_ended| *is_ended).await;
+        };
+        let told = |event: keeper::Event| match event {
+            keeper::Event::Away(error) => tracing::debug!(%error, "the site is away"),
+            event => tracing::info!("{event}"),
+        };
+        match keeper::keep(&client, config.clone(), stopped, told).await {
+            Ok(()) => return,
+            // What does not mend by itself is tried again all the same: someone may mend it at the site.
+            Err(error) => tracing::warn!(error = %error, "cannot keep this host in the inventory"),
+        }
+        tokio::select! {
+            () = tokio::time::sleep(COLLECT_INTERVAL * 6) => {}
+            _ = ended.wait_for(|is_ended| *is_ended) => return,
+        }
+    }
 }
 
 fn tell(provider: &Provider) {

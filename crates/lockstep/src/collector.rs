@@ -4,13 +4,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use lockstep_agent::reconcile::{self, Write};
-use lockstep_agent::{HostReader, LibvirtAddress, Observed, SwitchAction, SwitchError};
-use lockstep_model::ResourceId;
+use lockstep_agent::{HostReader, LibvirtAddress, Observed};
+use lockstep_model::{COLLECTED_BY, ResourceId};
 use lockstep_query::Source;
 use lockstep_site::Site;
 use lockstep_site::collected::{self, Incoming, Seen};
-use lockstep_vcenter::{Action, Refusal, Switch};
-use lockstep_vsphere::{Collectors, Elsewhere};
+use lockstep_vcenter::{Order, Refusal, Switch, Switching};
+use lockstep_vsphere::{Collectors, Elsewhere, Told};
 use tokio::sync::Notify;
 
 /// How often the machine is read. A read costs some ten milliseconds.
@@ -64,28 +64,20 @@ impl ThisHost {
 }
 
 impl Switch for ThisHost {
-    fn switch(&self, vm: &str, action: Action) -> Result<(), Refusal> {
-        let action = match action {
-            Action::Start => SwitchAction::Start,
-            Action::Stop => SwitchAction::Stop,
-            Action::Suspend => SwitchAction::Suspend,
-            Action::Reset => SwitchAction::Reset,
-            Action::Shutdown => SwitchAction::Shutdown,
-        };
-        let switched = self.reader.switch(vm, action);
-        // Also after a failure: it may have come of something that the inventory does not show yet.
-        self.news.notify_one();
-        switched.map_err(|error| match error {
-            SwitchError::Already => Refusal::Already,
-            SwitchError::NotNow { status } => Refusal::NotNow { status },
-            SwitchError::NotHere => Refusal::NotHere,
-            SwitchError::Libvirt { .. } => Refusal::NoWay { reason: error.to_string() },
-            SwitchError::NoMonitor => {
-                Refusal::NoWay { reason: "its QEMU has no QMP socket to be switched by (-qmp unix:…)".to_owned() }
-            }
-            SwitchError::Unreadable => Refusal::NoWay { reason: "this host cannot be read".to_owned() },
-            SwitchError::Busy => Refusal::Busy,
-            SwitchError::Silent => Refusal::Silent,
+    fn switch(&self, order: Order) -> Switching<'_> {
+        let (reader, news) = (self.reader.clone(), self.news.clone());
+        Box::pin(async move {
+            let switched = tokio::task::spawn_blocking(move || reader.switch(&order.vm.id, order.action)).await;
+            // Also after a failure: it may have come of something that the inventory does not show yet.
+            news.notify_one();
+            let switched = switched.map_err(|error| {
+                tracing::error!(%error, "a switch panicked");
+                Refusal::Failed { reason: "it failed by a defect of the server".to_owned() }
+            })?;
+            switched.or_else(|error| {
+                let (outcome, detail) = error.outcome();
+                Refusal::of_outcome(outcome, detail)
+            })
         })
     }
 }
@@ -99,10 +91,27 @@ async fn collect(site: &Arc<Site>, collector: &Elsewhere, reader: &Arc<HostReade
     })
     .await??;
     let outcome = collected::write(site, &AUTHOR.into(), collector.id(), incoming).await?;
+    if let Some(host) = outcome.taken.iter().find(|id| id.resource_type.as_str() == "HostSystem") {
+        let keeper = site.view().reference(host, COLLECTED_BY).map_or_else(|| "a link".into(), |keeper| keeper.id);
+        anyhow::bail!("{host} is kept by {keeper}: end that one, or start the server with --no-collect-host");
+    }
     for (id, misfit) in &outcome.misfits {
         tracing::warn!(%id, %misfit, "what was read of this machine does not fit the model");
     }
     Ok(objects)
+}
+
+/// The rules of hosts, for what their agents send.
+pub fn rules(site: &Site, told: &[Told]) -> Vec<Incoming> {
+    let observed: Vec<Observed> = told
+        .iter()
+        .map(|one| Observed {
+            resource_type: one.resource_type,
+            id: one.id.clone(),
+            properties: one.properties.clone(),
+        })
+        .collect();
+    incoming(site, &observed)
 }
 
 /// What the machine is, in the words of collected resources.

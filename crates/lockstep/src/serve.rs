@@ -18,11 +18,12 @@ use lockstep_site::Site;
 use lockstep_site::table::Table;
 use lockstep_site::tasks::{self, Tasks};
 use lockstep_stats::Stats;
+use lockstep_vcenter::{Switch, Switches};
 use lockstep_vsphere::Collectors;
 use tokio::net::TcpListener;
 use tracing_subscriber::EnvFilter;
 
-use crate::collector::ThisHost;
+use crate::collector::{self, ThisHost};
 use crate::in_process::InProcess;
 use crate::links::{self, LinksArgs};
 use crate::replication::{self, ReplicationArgs};
@@ -224,7 +225,6 @@ impl Server {
         feed.register(&mut table);
         lockstep_tagging::register(&mut table);
         let host = (!args.no_collect_host).then(|| Arc::new(ThisHost::new(args.libvirt.clone())));
-        lockstep_vcenter::register(&mut table, host.clone().map(|host| host as Arc<dyn lockstep_vcenter::Switch>));
         let stats = stats::open(&args.stats, &args.data_dir, &site).await?;
         stats.register(&mut table);
 
@@ -242,10 +242,16 @@ impl Server {
         let url = format!("{scheme}://{address}");
         let links = links::open(&args.links, &site, &url, certificate.as_deref())?;
         links::register(&links, &mut table);
-        let collectors = Collectors::open(site.clone()).context("the collectors cannot be read")?;
+        let collectors = Collectors::open(site.clone(), collector::rules).context("the collectors cannot be read")?;
         collectors.register(&mut table);
         let tasks = Tasks::new(site.clone(), tasks::Limits::default());
         tasks.register(&mut table);
+        let switches = Switches {
+            own_host: host.clone().map(|host| host as Arc<dyn Switch>),
+            vcenters: Some(collectors.clone()),
+            hosts: Some(collectors.switch_of_hosts()),
+        };
+        lockstep_vcenter::register(&mut table, switches, tasks.clone());
         let replications = replication::open(&args.replication, &args.data_dir, &site, &tasks, &links).await?;
         replications.register(&mut table);
         let metrics = (stats.clone(), replications.clone());
@@ -290,7 +296,7 @@ impl Server {
     /// # Errors
     /// When the listener fails.
     pub async fn run(self, stop: impl Future<Output = ()> + Send + 'static) -> Result<()> {
-        let collector =
+        let own_collector =
             self.host.as_ref().map(|host| tokio::spawn(host.clone().keep(self.site.clone(), self.collectors.clone())));
         let running = Running::start(&self.stats)?;
         let provider = match &self.provider_dir {
@@ -307,7 +313,7 @@ impl Server {
             site.begin_stop();
         };
         let served = lockstep_api::serve(self.site.clone(), self.table, self.listener, self.api, stopping).await;
-        if let Some(collector) = collector {
+        if let Some(collector) = own_collector {
             collector.abort();
         }
         self.collectors.stop().await;

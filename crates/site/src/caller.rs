@@ -60,6 +60,11 @@ fn grants(role: Role, privilege: Privilege) -> bool {
         (Role::Operator | Role::ReadOnly | Role::Agent | Role::Link, Privilege::Read) => true,
         (Role::Operator | Role::Agent, Privilege::Write) => true,
         (Role::ReadOnly | Role::Link, Privilege::Write) => false,
+        (Role::Operator, Privilege::Power) => true,
+        // An agent does what others order, on its own host; it orders nothing.
+        (Role::ReadOnly | Role::Agent | Role::Link, Privilege::Power) => false,
+        (Role::Operator | Role::Agent, Privilege::Collect) => true,
+        (Role::ReadOnly | Role::Link, Privilege::Collect) => false,
         (Role::Agent, Privilege::Sample) => true,
         (Role::Operator | Role::ReadOnly | Role::Link, Privilege::Sample) => false,
         (Role::Link, Privilege::Replicate) => true,
@@ -85,6 +90,16 @@ mod tests {
         assert!(may(Role::ReadOnly, Privilege::Read) && !may(Role::ReadOnly, Privilege::Write));
         assert!(may(Role::Link, Privilege::Read) && !may(Role::Link, Privilege::Write));
         assert!(may(Role::Link, Privilege::Replicate) && !may(Role::Operator, Privilege::Replicate));
+        for (role, may_switch) in [
+            (Role::Administrator, true),
+            (Role::Operator, true),
+            (Role::ReadOnly, false),
+            (Role::Agent, false),
+            (Role::Link, false),
+        ] {
+            assert_eq!(may(role, Privilege::Power), may_switch, "{role:?}");
+        }
+        assert!(may(Role::Agent, Privilege::Collect) && !may(Role::ReadOnly, Privilege::Collect));
         assert!(may(Role::Operator, Privilege::Protect) && !may(Role::Agent, Privilege::Protect));
         assert!(
             Caller::Anonymous.check(Privilege::Anonymous).is_ok() && Caller::Anonymous.check(Privilege::Read).is_err()

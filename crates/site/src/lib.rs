@@ -35,6 +35,7 @@ pub mod import;
 mod inventory;
 pub mod linked;
 mod operations;
+pub mod power;
 pub mod seal;
 pub mod sessions;
 mod site;

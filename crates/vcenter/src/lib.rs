@@ -19,9 +19,9 @@
 //! What the interface demands and the inventory does not know is told as `lockstep_contract::services::vcenter` says.
 //!
 //! # Switching
-//! The inventory says what is; a [`Switch`] does. It is given to the service by whoever knows a machine that can be switched from this
-//! process: [`register`]. A switch that was thrown is answered when the inventory shows it, or after some seconds: then the inventory follows
-//! later, as with every change. Two switches of one machine at once are told apart by its monitor, which serves one client at a time.
+//! The inventory says what is; a [`Switch`] does. The service is given what can switch from this process ([`Switches`]), and finds by who keeps a
+//! machine which of them reaches it. Each action is a task ([`power`]). A switch that was thrown is answered when the inventory shows it, or
+//! after some seconds: then the inventory follows later, as with every change. Two switches of one machine at once are told apart by what runs it.
 
 mod cluster;
 mod datacenter;
@@ -40,11 +40,12 @@ use std::sync::Arc;
 
 use lockstep_contract::services::vcenter as services;
 use lockstep_site::table::Table;
+use lockstep_site::tasks::Tasks;
 
-pub use power::{Action, Refusal, Switch};
+pub use power::{Action, Order, Refusal, Switch, Switches, Switching};
 
-/// Registers the service's operations. Without a switch no machine can be switched: every attempt is refused and says so.
-pub fn register(table: &mut Table, switch: Option<Arc<dyn Switch>>) {
+/// Registers the service's operations. What no switch reaches is refused, and told so.
+pub fn register(table: &mut Table, switches: Switches, tasks: Arc<Tasks>) {
     macro_rules! read {
         ($($operation:path => $handler:path),* $(,)?) => {
             $( table.register($operation, async |context, input| $handler(&context.site.view(), input)); )*
@@ -67,5 +68,5 @@ pub fn register(table: &mut Table, switch: Option<Arc<dyn Switch>>) {
         services::power::Get => power::get,
         services::guest_power::Get => power::get_guest,
     }
-    power::register(table, switch);
+    power::register(table, switches, tasks);
 }

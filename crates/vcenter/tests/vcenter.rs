@@ -4,13 +4,16 @@
 
 use std::sync::{Arc, Mutex};
 
+use lockstep_contract::services::accounts::Role;
 use lockstep_contract::{Data, Encoding, Error, ErrorKind, PlainJson};
 use lockstep_journal::{Batch, Change, Expect, Operation};
 use lockstep_model::ResourceId;
 use lockstep_site::Site;
-use lockstep_site::caller::Caller;
+use lockstep_site::caller::{Caller, User};
+use lockstep_site::collected::{self, Incoming, Seen};
 use lockstep_site::table::{Context, Table};
-use lockstep_vcenter::{Action, Refusal, Switch};
+use lockstep_site::tasks::{Limits, Tasks};
+use lockstep_vcenter::{Action, Order, Refusal, Switch, Switches, Switching};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -27,7 +30,14 @@ struct Scripted {
 }
 
 impl Switch for Scripted {
-    fn switch(&self, vm: &str, action: Action) -> Result<(), Refusal> {
+    fn switch(&self, order: Order) -> Switching<'_> {
+        let outcome = self.throw(&order.vm.id, order.action);
+        Box::pin(async move { outcome })
+    }
+}
+
+impl Scripted {
+    fn throw(&self, vm: &str, action: Action) -> Result<(), Refusal> {
         self.asked.lock().unwrap().push((vm.to_owned(), action));
         if let Some(refusal) = self.answer.lock().unwrap().clone() {
             return Err(refusal);
@@ -37,7 +47,7 @@ impl Switch for Scripted {
             Action::Start => "POWERED_ON",
             Action::Stop => "POWERED_OFF",
             Action::Suspend => "SUSPENDED",
-            Action::Reset | Action::Shutdown => return Ok(()),
+            Action::Reset | Action::Shutdown | Action::Reboot | Action::Standby => return Ok(()),
         };
         if let Some(site) = site {
             let id = ResourceId::new("VirtualMachine", vm);
@@ -54,6 +64,8 @@ struct House {
     site: Arc<Site>,
     table: Table,
     switch: Arc<Scripted>,
+    vcenters: Arc<Scripted>,
+    hosts: Arc<Scripted>,
     _dir: TempDir,
 }
 
@@ -76,8 +88,13 @@ impl House {
         let switch = Arc::new(Scripted::default());
         *switch.site.lock().unwrap() = Some(site.clone());
         let mut table = Table::default();
-        lockstep_vcenter::register(&mut table, Some(switch.clone()));
-        Self { site, table, switch, _dir: dir }
+        let tasks = Tasks::new(site.clone(), Limits::default());
+        tasks.register(&mut table);
+        let (vcenters, hosts) = (Arc::new(Scripted::default()), Arc::new(Scripted::default()));
+        let switches =
+            Switches { own_host: Some(switch.clone()), vcenters: Some(vcenters.clone()), hosts: Some(hosts.clone()) };
+        lockstep_vcenter::register(&mut table, switches, tasks);
+        Self { site, table, switch, vcenters, hosts, _dir: dir }
     }
 
     async fn add(&self, resource_type: &str, id: &str, properties: Value) {
@@ -86,8 +103,12 @@ impl House {
     }
 
     async fn call(&self, service: &str, operation: &str, input: Value) -> Result<Value, Error> {
+        self.call_as(Caller::Server("test"), service, operation, input).await
+    }
+
+    async fn call_as(&self, caller: Caller, service: &str, operation: &str, input: Value) -> Result<Value, Error> {
         let entry = &self.table.entries()[self.table.find(service, operation).unwrap()];
-        let context = Context { site: self.site.clone(), caller: Caller::Server("test"), operation_id: "test".into() };
+        let context = Context { site: self.site.clone(), caller, operation_id: "test".into() };
         let data = Data::from_json(input.to_string().as_bytes()).unwrap();
         let answer = entry.call(context, data, Encoding::Plain, false).await?;
         let mut w = PlainJson::default();
@@ -305,8 +326,11 @@ async fn a_switch_is_thrown_and_its_refusals_have_the_declared_errors() {
     check(Refusal::Already, "vm-3", "suspend", ErrorKind::AlreadyInDesiredState).await;
     check(not_now(), "vm-3", "reset", ErrorKind::NotAllowedInCurrentState).await;
     check(not_now(), "vm-3", "start", ErrorKind::Error).await;
-    check(Refusal::Busy, "vm-3", "stop", ErrorKind::ResourceBusy).await;
-    check(Refusal::Silent, "vm-3", "stop", ErrorKind::ServiceUnavailable).await;
+    check(Refusal::Busy { reason: "x".to_owned() }, "vm-3", "stop", ErrorKind::ResourceBusy).await;
+    check(Refusal::Silent { reason: "x".to_owned() }, "vm-3", "stop", ErrorKind::ServiceUnavailable).await;
+    check(Refusal::Away { reason: "x".to_owned() }, "vm-3", "stop", ErrorKind::ServiceUnavailable).await;
+    check(Refusal::Denied { reason: "x".to_owned() }, "vm-3", "stop", ErrorKind::Unauthorized).await;
+    check(Refusal::Failed { reason: "x".to_owned() }, "vm-3", "start", ErrorKind::Error).await;
     check(Refusal::NoWay { reason: "x".to_owned() }, "vm-3", "start", ErrorKind::Unsupported).await;
     check(Refusal::NoWay { reason: "x".to_owned() }, "vm-3", "stop", ErrorKind::Error).await;
     check(Refusal::NotHere, "vm-3", "reset", ErrorKind::Error).await;
@@ -314,6 +338,74 @@ async fn a_switch_is_thrown_and_its_refusals_have_the_declared_errors() {
     check(Refusal::NotHere, "vm-2", "suspend", ErrorKind::NotAllowedInCurrentState).await;
     check(Refusal::NotHere, "vm-2", "start", ErrorKind::Unsupported).await;
     check(Refusal::Already, "vm-9", "start", ErrorKind::NotFound).await;
+    *house.switch.answer.lock().unwrap() = Some(Refusal::NoWay { reason: "x".to_owned() });
     assert_eq!(house.refused(GUEST_POWER, "reboot", "vm-1").await, ErrorKind::Unsupported);
     assert_eq!(house.refused(GUEST_POWER, "standby", "vm-9").await, ErrorKind::NotFound);
+}
+
+#[tokio::test]
+async fn each_machine_is_switched_by_who_keeps_it_and_each_action_is_a_task() {
+    let house = House::open();
+    house.furnish().await;
+    for (id, kind) in [("vc", "VCENTER"), ("host", "HOST"), ("host-3", "HOST")] {
+        house.add("Collector", id, json!({ "kind": kind })).await;
+    }
+    let keep = async |collector: &str, resource_type: &str, id: &str| {
+        let collector = ResourceId::new("Collector", collector);
+        let seen = Seen::Present { is_whole: false, paths: Vec::new(), properties: serde_json::Map::new() };
+        let incoming = vec![Incoming { id: ResourceId::new(resource_type, id), seen }];
+        collected::write(&house.site, &"test".into(), &collector, incoming).await.unwrap();
+    };
+    keep("vc", "VirtualMachine", "vm-1").await;
+    keep("host", "VirtualMachine", "vm-2").await;
+    // Nobody keeps the third while it is off; its host says who would.
+    keep("host-3", "HostSystem", "host-3").await;
+    for vm in ["vm-1", "vm-2", "vm-3"] {
+        house.call(POWER, "reset", json!({ "vm": vm })).await.unwrap();
+    }
+    let asked = |switch: &Scripted| {
+        let asked = switch.asked.lock().unwrap();
+        asked.iter().map(|(vm, _)| vm.clone()).collect::<Vec<_>>()
+    };
+    assert_eq!(asked(&house.vcenters), ["vm-1"]);
+    assert_eq!(asked(&house.switch), ["vm-2"]);
+    assert_eq!(asked(&house.hosts), ["vm-3"]);
+
+    *house.vcenters.answer.lock().unwrap() = Some(Refusal::Busy { reason: "its backup runs".to_owned() });
+    let error = house.call(POWER, "stop", json!({"vm": "vm-1"})).await.unwrap_err();
+    let task = error.messages[0].args[1].clone();
+    let told = house.call("lockstep.tasks", "get", json!({ "task": task })).await.unwrap();
+    assert_eq!((&told["state"], &told["workflowInfo"]["type"]), (&json!("FAILED"), &json!("powerStop")), "{told}");
+    assert!(told["error"]["msg"].as_str().unwrap().contains("its backup runs"), "{told}");
+    let of_first = json!({"resourceType": "VirtualMachine", "resourceId": "vm-1"});
+    let page = house.call("lockstep.tasks", "list", of_first).await.unwrap();
+    let states: Vec<&str> = page["items"].as_array().unwrap().iter().map(|t| t["state"].as_str().unwrap()).collect();
+    assert_eq!((page["total"].as_i64(), states.contains(&"SUCCEEDED")), (Some(2), true), "{page}");
+    let log = house.call("lockstep.tasks", "log", json!({ "task": task })).await.unwrap();
+    assert!(log.to_string().contains("the collector vc"), "{log}");
+}
+
+#[tokio::test]
+async fn machines_are_switched_by_operators_and_administrators_alone() {
+    let house = House::open();
+    house.furnish().await;
+    let operations = [(POWER, "start"), (POWER, "stop"), (POWER, "suspend"), (POWER, "reset")];
+    let of_guest = [(GUEST_POWER, "shutdown"), (GUEST_POWER, "reboot"), (GUEST_POWER, "standby")];
+    for (role, may) in [
+        (Role::Administrator, true),
+        (Role::Operator, true),
+        (Role::ReadOnly, false),
+        (Role::Agent, false),
+        (Role::Link, false),
+    ] {
+        for (service, operation) in operations.into_iter().chain(of_guest) {
+            let caller = Caller::User(User { name: "u".into(), role, session: None });
+            let answer = house.call_as(caller, service, operation, json!({"vm": "vm-1"})).await;
+            match may {
+                true => assert!(answer.is_ok(), "{role:?} {operation}: {answer:?}"),
+                false => assert_eq!(answer.unwrap_err().kind, ErrorKind::Unauthorized, "{role:?} {operation}"),
+            }
+        }
+    }
+    assert_eq!(house.switch.asked.lock().unwrap().len(), 14, "nothing was done for the others");
 }

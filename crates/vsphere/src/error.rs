@@ -64,6 +64,8 @@ pub(crate) enum CollectError {
         fault: String,
         /// What it says.
         text: String,
+        /// The state that is in the way, where it names one.
+        existing: Option<String>,
     },
     /// The inventory refuses what was read.
     #[error("the inventory cannot be written: {0}")]

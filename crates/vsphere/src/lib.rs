@@ -19,6 +19,8 @@
 //! | from their properties to ours | `map`: a table of rules |
 //! | tags and categories over the REST API, every minute | `tags` |
 //! | the SOAP API, a dozen methods | `vim`, `element` |
+//! | switching a machine at its source | `power` |
+//! | hosts that an agent keeps, and what the agent is ordered to do | `agents`, `hosts` |
 //! | errors, with what to do | `error` |
 //!
 //! The password is sealed in the journal; in memory it is kept as long as the collector runs, since sessions end at any time.
@@ -32,11 +34,14 @@
 //! The module [`collected`](lockstep_site::collected) has the rules. Of its resources a collector owns what `map` sets, and of
 //! their lists of tags those tags that it collected; tags of this site and whatever else people add stay.
 
+mod agents;
 mod changes;
 mod element;
 mod error;
+mod hosts;
 mod map;
 mod object;
+mod power;
 mod run;
 mod service;
 mod status;
@@ -45,4 +50,5 @@ mod tags;
 mod tree;
 mod vim;
 
+pub use hosts::{Rules, Told};
 pub use service::{Collectors, Elsewhere};

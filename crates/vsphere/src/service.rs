@@ -17,7 +17,9 @@ use parking_lot::Mutex;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
+use crate::agents;
 use crate::error::CollectError;
+use crate::hosts::{self, Host, Rules};
 use crate::object::Ids;
 use crate::run::{Run, Source};
 use crate::status::{self, Status};
@@ -25,7 +27,7 @@ use crate::stored::{self, Collector, purpose, resource};
 use crate::{tags, vim};
 use lockstep_site::times;
 
-/// Collectors at the most: each holds a connection and a task.
+/// Collectors of vCenters at the most: each holds a connection and a task.
 const COLLECTORS_MAX: usize = 100;
 
 /// Longest name of a collector, in bytes.
@@ -35,7 +37,7 @@ const NAME_BYTES_MAX: usize = 128;
 const PREFIX_BYTES_MAX: usize = ID_BYTES_MAX / 4;
 
 /// The name of the collector of the server's own machine.
-const HOST_NAME: &str = "host";
+pub(crate) const HOST_NAME: &str = "host";
 
 /// A collector that runs elsewhere in the server: it says how it is doing, and is shown with the others.
 #[derive(Clone)]
@@ -60,6 +62,19 @@ impl Elsewhere {
         }
     }
 
+    /// All is as it was confirmed before.
+    pub(crate) async fn confirmed_again(&self, objects: usize) {
+        match self.status.moment().phase {
+            status::Phase::Following => self.status.confirmed(),
+            status::Phase::Connecting | status::Phase::Reading | status::Phase::Failed => self.confirmed(objects).await,
+        }
+    }
+
+    /// So many resources are somebody else's, or do not fit their models.
+    pub fn left_alone(&self, taken: &[ResourceId], misfits: usize) {
+        self.status.left_alone(taken, misfits);
+    }
+
     /// The source cannot be read. Writes nothing while that goes on.
     pub async fn failed(&self, why: String) {
         let message = Message::new("lockstep.collectors.host", why, Vec::new());
@@ -69,8 +84,10 @@ impl Elsewhere {
 }
 
 /// A collector at work.
-struct Live {
-    collector: Collector,
+pub(crate) struct Live {
+    pub(crate) collector: Collector,
+    /// Who keeps it, of a host with an agent.
+    pub(crate) host: Option<Arc<Host>>,
     status: Arc<Status>,
     stop: watch::Sender<bool>,
     /// Taken by who ends it.
@@ -79,22 +96,25 @@ struct Live {
 
 /// The collectors of one site.
 pub struct Collectors {
-    site: Arc<Site>,
-    sealer: Sealer,
+    pub(crate) site: Arc<Site>,
+    pub(crate) sealer: Sealer,
+    /// How a host's resources are to be.
+    pub(crate) rules: Rules,
     /// Held for a look-up.
     live: Mutex<BTreeMap<String, Arc<Live>>>,
     /// Held while a collector is made or ended: names and prefixes are looked at before.
-    changing: tokio::sync::Mutex<()>,
+    pub(crate) changing: tokio::sync::Mutex<()>,
 }
 
 impl Collectors {
-    /// The service of a site. Nothing is reached for before [`Collectors::start`].
+    /// The service of a site; `rules` say what a host's reading comes to. Nothing is reached for before [`Collectors::start`].
     ///
     /// # Errors
     /// [`SealError`]: the key that seals passwords cannot be read or made.
-    pub fn open(site: Arc<Site>) -> Result<Arc<Self>, SealError> {
+    pub fn open(site: Arc<Site>, rules: Rules) -> Result<Arc<Self>, SealError> {
         let sealer = Sealer::open(&site.config.data_dir)?;
-        Ok(Arc::new(Self { site, sealer, live: Mutex::default(), changing: tokio::sync::Mutex::default() }))
+        let (live, changing) = (Mutex::default(), tokio::sync::Mutex::default());
+        Ok(Arc::new(Self { site, sealer, rules, live, changing }))
     }
 
     /// Registers the service's operations.
@@ -119,11 +139,19 @@ impl Collectors {
             let here = here.clone();
             async move { here.delete(&context, input).await }
         });
+        agents::register(self, table);
     }
 
     /// Starts the collectors that are stored.
     pub fn start(&self) {
-        for collector in stored::all(&self.site).into_iter().filter(|collector| collector.kind == Kind::Vcenter) {
+        for collector in stored::all(&self.site) {
+            if collector.kind == Kind::Host {
+                // The server's own host comes by itself, if at all.
+                if collector.name != HOST_NAME {
+                    self.keep_host(collector, Arc::default());
+                }
+                continue;
+            }
             match self.sealer.open_sealed(&purpose(&collector.name), &collector.password) {
                 Ok(password) => self.launch(collector, Ok(password)),
                 Err(error) => self.launch(collector, Err(CollectError::Password(error.to_string()))),
@@ -161,9 +189,24 @@ impl Collectors {
         };
         let status = Arc::new(Status::default());
         let (stop, _) = watch::channel(false);
-        let live = Live { collector, status: status.clone(), stop, task: Mutex::default() };
+        let live = Live { collector, host: None, status: status.clone(), stop, task: Mutex::default() };
         self.live.lock().insert(HOST_NAME.to_owned(), Arc::new(live));
         Ok(Elsewhere { site: self.site.clone(), id, status })
+    }
+
+    /// Shows the collector of a host with an agent among the others.
+    pub(crate) fn keep_host(&self, collector: Collector, host: Arc<Host>) {
+        let name = collector.name.clone();
+        let mut all = self.live.lock();
+        let status = all.get(&name).map_or_else(Arc::default, |live| live.status.clone());
+        let (stop, _) = watch::channel(false);
+        let live = Live { collector, host: Some(host), status, stop, task: Mutex::default() };
+        all.insert(name, Arc::new(live));
+    }
+
+    /// How the collector of a host with an agent says that it is doing.
+    pub(crate) fn elsewhere(&self, live: &Live) -> Elsewhere {
+        Elsewhere { site: self.site.clone(), id: resource(&live.collector.name), status: live.status.clone() }
     }
 
     /// Stops all collectors, and waits until each has ended its session.
@@ -199,7 +242,7 @@ impl Collectors {
             }
         };
         let name = collector.name.clone();
-        let live = Live { collector, status, stop, task: Mutex::new(task) };
+        let live = Live { collector, host: None, status, stop, task: Mutex::new(task) };
         self.live.lock().insert(name, Arc::new(live));
     }
 
@@ -221,7 +264,7 @@ impl Collectors {
         }
         let _turn = self.changing.lock().await;
         let others = stored::all(&self.site);
-        if others.len() >= COLLECTORS_MAX {
+        if others.iter().filter(|other| other.kind == Kind::Vcenter).count() >= COLLECTORS_MAX {
             return Err(invalid("name", &format!("there are {COLLECTORS_MAX} collectors, which is the most")));
         }
         if others.iter().any(|other| other.name == name) || self.live.lock().contains_key(&name) {
@@ -275,7 +318,14 @@ impl Collectors {
             Err(_) if input.collector == HOST_NAME && self.is_stored(HOST_NAME) => None,
             found => Some(found?),
         };
-        if live.as_ref().is_some_and(|live| live.collector.kind == Kind::Host) {
+        let host = live.as_ref().and_then(|live| live.host.clone());
+        if let Some((account, silent)) = host.as_ref().and_then(|host| host.keeper()) {
+            let silent_s = silent.as_secs();
+            let text = format!("its agent (account {account}) was heard {silent_s} seconds ago: end that first");
+            let kind = ErrorKind::NotAllowedInCurrentState;
+            return Err(Error::new(kind, "lockstep.collectors.kept", text, vec![input.collector]));
+        }
+        if host.is_none() && live.as_ref().is_some_and(|live| live.collector.kind == Kind::Host) {
             let text = "this server collects its host: start it with --no-collect-host to end that";
             let kind = ErrorKind::NotAllowedInCurrentState;
             return Err(Error::new(kind, "lockstep.collectors.host", text, vec![input.collector]));
@@ -305,7 +355,12 @@ impl Collectors {
         self.site.view().modified(&resource(name)).is_some()
     }
 
-    fn find(&self, name: &str) -> Result<Arc<Live>, Error> {
+    /// The collector of that name that is at work.
+    pub(crate) fn collector(&self, name: &str) -> Option<Collector> {
+        self.live.lock().get(name).map(|live| live.collector.clone())
+    }
+
+    pub(crate) fn find(&self, name: &str) -> Result<Arc<Live>, Error> {
         self.live.lock().get(name).cloned().ok_or_else(|| {
             let text = format!("no collector {name:?}");
             Error::not_found("lockstep.collectors.not_found", text, vec![name.to_owned()])
@@ -329,7 +384,12 @@ impl Collectors {
             let product = view.get(&id).and_then(|stored| Collector::from_document(&id.id, &stored.document)?.product);
             (view.registry().types().filter_map(count).collect(), product)
         };
+        let silent = live.host.as_ref().filter(|host| host.keeper().is_none()).map(|host| {
+            let collector = &live.collector;
+            hosts::silence(&collector.name, &collector.user, host.silent())
+        });
         let phase = match moment.phase {
+            _ if silent.is_some() => Phase::Failed,
             status::Phase::Connecting => Phase::Connecting,
             status::Phase::Reading => Phase::Reading,
             status::Phase::Following => Phase::Following,
@@ -360,7 +420,7 @@ impl Collectors {
             resources,
             hidden: hidden.collect(),
             left_alone: long(moment.taken + moment.misfits),
-            error: moment.error,
+            error: silent.or(moment.error),
         }
     }
 }
@@ -377,11 +437,11 @@ impl Live {
 }
 
 /// The name that a collector's commits carry.
-fn author(name: &str) -> Arc<str> {
+pub(crate) fn author(name: &str) -> Arc<str> {
     format!("lockstep/collect/{name}").into()
 }
 
-fn source(collector: &Collector, password: Secret) -> Source {
+pub(crate) fn source(collector: &Collector, password: Secret) -> Source {
     Source {
         address: collector.address.clone(),
         user: collector.user.clone(),
@@ -398,7 +458,7 @@ fn invalid(field: &str, message: &str) -> Error {
     Error::invalid_argument(format!("lockstep.collectors.{field}"), &format!("spec.{field}"), message)
 }
 
-fn check_name(name: &str) -> Result<(), Error> {
+pub(crate) fn check_name(name: &str) -> Result<(), Error> {
     let is_name = !name.is_empty()
         && name.len() <= NAME_BYTES_MAX
         && name.chars().all(|c| c.is_alphanumeric() || matches!(c, '.' | '-' | '_'));

@@ -257,6 +257,44 @@ impl Vim {
         self.call("ContinueRetrievePropertiesEx", &collector, &arguments, containers, SILENCE_MAX).await
     }
 
+    /// Calls a method of a machine. Answers the task that it makes, for one that makes one.
+    ///
+    /// # Errors
+    /// [`CollectError`].
+    pub(crate) async fn tell(
+        &mut self,
+        method: &'static str,
+        machine: &ObjectRef,
+        has_task: bool,
+    ) -> Result<Option<ObjectRef>, CollectError> {
+        if !has_task {
+            return self.done(method, machine, "").await.map(|()| None);
+        }
+        let returned = self.returned(method, machine, "").await?;
+        let task = ObjectRef::read(&returned).ok_or_else(|| self.foreign(format!("{method} answers no task")))?;
+        Ok(Some(task))
+    }
+
+    /// What a task says of itself: `state`, `progress`, `error`.
+    ///
+    /// # Errors
+    /// [`CollectError`].
+    pub(crate) async fn task_info(&mut self, task: &ObjectRef) -> Result<Element, CollectError> {
+        let spec = format!(
+            "<propSet><type>Task</type><pathSet>info</pathSet></propSet><objectSet>{}</objectSet>",
+            tagged("obj", task)
+        );
+        let mut answer = self.retrieve_spec(&spec).await?;
+        let mut info = None;
+        while let Some(part) = self.part(&mut answer).await? {
+            if let Some(hidden) = part.at("missingSet.fault") {
+                return Err(of_detail("Task.info", hidden.child("fault"), ""));
+            }
+            info = part.at("propSet.val").cloned().or(info);
+        }
+        info.ok_or_else(|| self.foreign(format!("{} {} says nothing of itself", task.kind, task.id)))
+    }
+
     /// The next part of an answer; `None` at its end.
     ///
     /// # Errors
@@ -391,6 +429,11 @@ fn tagged(name: &str, object: &ObjectRef) -> String {
 
 fn of_fault(method: &'static str, fault: &Element) -> CollectError {
     let detail = fault.child("detail").and_then(|detail| detail.children.first());
+    of_detail(method, detail, fault.text_at("faultstring").unwrap_or_default())
+}
+
+/// The error that the structure of a fault says, of a call or of a task.
+pub(crate) fn of_detail(method: &'static str, detail: Option<&Element>, text: &str) -> CollectError {
     let kind = detail.map(|detail| {
         let name = detail.name.strip_suffix("Fault").unwrap_or(&detail.name);
         detail.value_type.as_deref().unwrap_or(name)
@@ -412,7 +455,8 @@ fn of_fault(method: &'static str, fault: &Element) -> CollectError {
         (kind, _) => CollectError::Fault {
             method,
             fault: kind.to_owned(),
-            text: quoted(fault.text_at("faultstring").unwrap_or_default()),
+            text: quoted(text),
+            existing: detail.and_then(|detail| detail.text_at("existingState")).map(str::to_owned),
         },
     }
 }

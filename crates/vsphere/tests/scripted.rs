@@ -189,7 +189,7 @@ impl Here {
             epoch_types: Vec::new(),
         };
         let site = Site::open(config, &mut |_| {}).unwrap();
-        let collectors = Collectors::open(site.clone()).unwrap();
+        let collectors = Collectors::open(site.clone(), |_, _| Vec::new()).unwrap();
         let mut table = Table::default();
         collectors.register(&mut table);
         (Self { site, table, _dir: dir }, collectors)

@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use super::address::Address;
 use super::connection::{Access, Connection, Control, LibvirtError, NO_DOMAIN};
-use crate::qemu::switch::{SwitchAction, SwitchError};
+use crate::qemu::switch::SwitchError;
+use lockstep_contract::services::collectors::hosts::Action as SwitchAction;
 
 /// How long the daemon may take: it waits for a process to start, or to end.
 const CONTROL_TIMEOUT: Duration = Duration::from_secs(30);
@@ -31,6 +32,7 @@ pub(super) fn switch(address: &Address, uuid: &str, action: SwitchAction) -> Res
     let is_on = matches!(state, RUNNING | BLOCKED | SHUTTING_DOWN);
     let is_off = matches!(state, SHUT_OFF | CRASHED);
     let control = match action {
+        SwitchAction::Reboot | SwitchAction::Standby => return Err(SwitchError::NoTools),
         SwitchAction::Start if is_on => return Err(SwitchError::Already),
         SwitchAction::Suspend if state == PAUSED => return Err(SwitchError::Already),
         SwitchAction::Stop | SwitchAction::Shutdown if is_off => return Err(SwitchError::Already),

@@ -7,6 +7,8 @@ use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use lockstep_contract::services::collectors::hosts::{Action as SwitchAction, Outcome};
+
 use super::monitor::{self, Listener, Socket};
 use super::process::{self, Process};
 use crate::tree::Tree;
@@ -19,21 +21,6 @@ const END_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// How often an ending process is looked at.
 const END_INTERVAL: Duration = Duration::from_millis(10);
-
-/// What to do with a machine.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum SwitchAction {
-    /// Let it go on; one whose guest has shut down begins anew.
-    Start,
-    /// End it at once.
-    Stop,
-    /// Halt it.
-    Suspend,
-    /// Reset it.
-    Reset,
-    /// Press its power button.
-    Shutdown,
-}
 
 /// Why a machine was not switched.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -57,8 +44,11 @@ pub enum SwitchError {
         message: String,
     },
     /// It has no monitor that could be reached.
-    #[error("it has no QMP socket")]
+    #[error("its QEMU has no QMP socket to be switched by (-qmp unix:…)")]
     NoMonitor,
+    /// It takes a program in the guest.
+    #[error("a guest is not asked for this from outside")]
+    NoTools,
     /// Its monitor has a client.
     #[error("its monitor serves another client")]
     Busy,
@@ -66,8 +56,24 @@ pub enum SwitchError {
     #[error("its monitor does not answer")]
     Silent,
     /// The machine that it is on cannot be read.
-    #[error("cannot read this machine")]
+    #[error("the host cannot be read")]
     Unreadable,
+}
+
+impl SwitchError {
+    /// What it is to whoever ordered the switch, and the detail.
+    #[must_use]
+    pub fn outcome(&self) -> (Outcome, Option<String>) {
+        let text = || Some(self.to_string());
+        match self {
+            Self::Already => (Outcome::Already, None),
+            Self::NotNow { status } => (Outcome::NotNow, Some(status.clone())),
+            Self::NotHere => (Outcome::NotHere, None),
+            Self::Libvirt { .. } | Self::NoMonitor | Self::NoTools | Self::Unreadable => (Outcome::NoWay, text()),
+            Self::Busy => (Outcome::Busy, text()),
+            Self::Silent => (Outcome::Silent, text()),
+        }
+    }
 }
 
 /// Switches the machine that a process runs.
@@ -88,6 +94,7 @@ pub(crate) fn switch(tree: &Tree, pid: u32, action: SwitchAction) -> Result<(), 
         (SwitchAction::Reset, "running") => say(&path, ["system_reset"]),
         (SwitchAction::Shutdown, "running") => say(&path, ["system_powerdown"]),
         (SwitchAction::Stop, _) => end(tree, &process, &path),
+        (SwitchAction::Reboot | SwitchAction::Standby, _) => Err(SwitchError::NoTools),
         _ => Err(SwitchError::NotNow { status }),
     }
 }

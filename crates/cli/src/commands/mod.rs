@@ -18,8 +18,6 @@ mod tag;
 mod task;
 mod watch;
 
-pub use collect::keep_host;
-
 use std::process::ExitCode;
 
 use anyhow::Result;

@@ -8,7 +8,7 @@ enumeration! {
     pub enum Role = "lockstep.accounts.role" {
         /// Everything.
         Administrator = "ADMINISTRATOR",
-        /// See and change the inventory.
+        /// See and change the inventory, switch and replicate machines.
         Operator = "OPERATOR",
         /// See the inventory.
         ReadOnly = "READ_ONLY",

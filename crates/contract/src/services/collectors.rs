@@ -1,5 +1,7 @@
 //! Collectors: what keeps a part of the inventory as a source outside has it.
 
+pub mod hosts;
+
 use crate::services::NoInput;
 use crate::{DateTime, Message, Method, Rest, Secret, enumeration, operation, structure};
 
@@ -8,7 +10,8 @@ enumeration! {
     pub enum Kind = "lockstep.collectors.kind" {
         /// A vCenter, or an ESXi host.
         Vcenter = "VCENTER",
-        /// The machine that the server runs on, and the virtual machines there. Such a collector is not made by `create`: `serve` has it.
+        /// A machine, and the virtual machines there: the server's own, or one that an agent keeps. Such a collector is not made by
+        /// `create`: `serve` has it, or an agent attaches itself.
         Host = "HOST",
     }
 }
@@ -36,7 +39,8 @@ structure! {
         kind: Kind,
         /// The source: `HOST`, `HOST:PORT` or `https://HOST[:PORT]`.
         address: String,
-        /// The account there. The role Read-only on the root, propagated, is enough.
+        /// The account there. The role Read-only on the root, propagated, is enough to collect; to switch machines it needs the privileges
+        /// below `VirtualMachine.Interact` besides.
         user: String,
         /// Its password. Kept sealed with a key that is in no backup of the journal.
         password: Secret,
@@ -88,7 +92,7 @@ structure! {
         kind: Kind,
         /// Where the source is; for a host its name.
         address: String,
-        /// The account there; empty for a host.
+        /// The account there; for a host with an agent the agent's account here, for the server's own host empty.
         user: String,
         /// The certificate that the source must show.
         ssl_thumbprint: Option<String>,
@@ -165,7 +169,7 @@ operation! {
 }
 
 operation! {
-    /// Ends a collector. The one of the server's own machine cannot be ended while the server collects it.
+    /// Ends a collector. The one of a host cannot be ended while the server or an agent keeps it; ended, the host is free for any agent.
     pub Delete = "lockstep.collectors"."delete"(DeleteInput) -> (),
     errors: [NotAllowedInCurrentState, NotFound, ServiceUnavailable, Unauthenticated, Unauthorized],
     privilege: Accounts,

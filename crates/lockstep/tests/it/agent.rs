@@ -85,7 +85,7 @@ fn pump(mut from: TcpStream, mut to: TcpStream) {
 }
 
 /// An access token of the role agent, in a file.
-fn token_file(server: &Server, name: &str) -> std::path::PathBuf {
+pub(crate) fn token_file(server: &Server, name: &str) -> std::path::PathBuf {
     let path = format!("/api/lockstep/accounts/{name}?action=issue-token");
     let token = server.ok("POST", &path, &json!({"role": "AGENT"}));
     let file = server.data.path().join(format!("{name}.token"));
@@ -93,7 +93,7 @@ fn token_file(server: &Server, name: &str) -> std::path::PathBuf {
     file
 }
 
-fn start(url: &str, token: &Path, data_dir: &Path) -> Killed {
+pub(crate) fn start(url: &str, token: &Path, data_dir: &Path) -> Killed {
     let child = Command::new(env!("CARGO_BIN_EXE_lockstep"))
         .args(["agent", "--server", url, "--sync-interval", "1", "--token-file"])
         .arg(token)

@@ -10,11 +10,16 @@ mod collect;
 mod crash;
 mod failback;
 mod feed;
+mod hosts;
 mod inventory;
+#[path = "../../../agent/tests/support/libvirtd.rs"]
+mod libvirtd;
 mod links;
 mod links_fire;
 #[path = "../../../blocks/tests/it/moto.rs"]
 mod moto;
+mod permissions;
+mod power;
 mod query;
 mod remote;
 mod replicated;

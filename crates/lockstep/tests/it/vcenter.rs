@@ -16,10 +16,10 @@ use tempfile::TempDir;
 use crate::server::{Server, eventually, root};
 
 /// How long a change there may take to be here.
-const SOON: Duration = Duration::from_secs(5);
+pub(crate) const SOON: Duration = Duration::from_secs(5);
 
 /// How long a whole read of a small source may take on a loaded machine.
-const READ: Duration = Duration::from_secs(60);
+pub(crate) const READ: Duration = Duration::from_secs(60);
 
 /// The types that `govc` can list, by their letter, and the resources that stand for them.
 const TYPES: [(&str, &str); 8] = [
@@ -89,10 +89,20 @@ impl Vcsim {
         SocketAddr::from(([127, 0, 0, 1], self.port))
     }
 
+    /// `https`, unless it was started with `-tls=false`.
+    fn scheme(&self) -> &'static str {
+        if self.args.iter().any(|arg| arg == "-tls=false") { "http" } else { "https" }
+    }
+
+    /// The file with the password of its user `user`.
+    pub(crate) fn password_file(&self) -> PathBuf {
+        self.dir.path().join("password")
+    }
+
     pub(crate) fn govc(&self, args: &[&str]) -> String {
         let output = Command::new(tool("govc"))
             .args(args)
-            .env("GOVC_URL", format!("https://user:pass@127.0.0.1:{}/sdk", self.port))
+            .env("GOVC_URL", format!("{}://user:pass@127.0.0.1:{}/sdk", self.scheme(), self.port))
             .env("GOVC_INSECURE", "1")
             .env("GOVC_PERSIST_SESSION", "false")
             .env("HOME", self.dir.path())
@@ -165,11 +175,11 @@ fn spawn(dir: &TempDir, port: u16, args: &[String]) -> Child {
     child
 }
 
-fn server() -> Server {
+pub(crate) fn server() -> Server {
     Server::start_with(&["--plain-http", "--no-collect-host", "--poll-limit", "1", "--page-limit", "20000"])
 }
 
-fn info(server: &Server, name: &str) -> Value {
+pub(crate) fn info(server: &Server, name: &str) -> Value {
     server.ok("GET", &format!("/api/lockstep/collectors/{name}"), &json!(null))
 }
 
@@ -214,7 +224,7 @@ fn changes_until(server: &Server, token: &str, is_enough: impl Fn(&[Value]) -> b
     all
 }
 
-fn stored(server: &Server, resource_type: &str, id: &str) -> Value {
+pub(crate) fn stored(server: &Server, resource_type: &str, id: &str) -> Value {
     server.ok("GET", &format!("/api/lockstep/resources/{resource_type}/{id}"), &json!(null))["properties"].clone()
 }
 

@@ -1,4 +1,4 @@
-//! Asking guests to shut down.
+//! Asking guests to shut down, to begin anew, and to sleep. Tasks are made as for switching ([`super::power`]).
 
 use crate::{Method, Rest, enumeration, operation, structure};
 
@@ -48,28 +48,28 @@ operation! {
 }
 
 operation! {
-    /// Asks the guest to shut down, by the power button. Answers when it was asked; `get` tells when it has.
+    /// Asks the guest to shut down: by the power button, or by VMware Tools where a vCenter keeps the machine. Answers when it was asked; `get` tells when it has.
     pub Shutdown = "com.vmware.vcenter.vm.guest.power"."shutdown"(IdInput) -> (),
     errors: [Error, NotFound, AlreadyInDesiredState, NotAllowedInCurrentState, ResourceBusy, ServiceUnavailable, Unauthenticated, Unsupported],
-    privilege: Write,
+    privilege: Power,
     rest: Rest::new(Method::Post, "/vcenter/vm/{vm}/guest/power", 204).action("shutdown"),
     id: "vm",
 }
 
 operation! {
-    /// Asks the guest to begin anew. There is no way to ask a guest of QEMU from outside: it is refused.
+    /// Asks the guest to begin anew, by VMware Tools. There is no way to ask a guest of QEMU from outside: it is refused.
     pub Reboot = "com.vmware.vcenter.vm.guest.power"."reboot"(IdInput) -> (),
     errors: [Error, NotFound, NotAllowedInCurrentState, ResourceBusy, ServiceUnavailable, Unauthenticated, Unsupported],
-    privilege: Write,
+    privilege: Power,
     rest: Rest::new(Method::Post, "/vcenter/vm/{vm}/guest/power", 204).action("reboot"),
     id: "vm",
 }
 
 operation! {
-    /// Asks the guest to sleep. There is no way to ask a guest of QEMU from outside: it is refused.
+    /// Asks the guest to sleep, by VMware Tools. There is no way to ask a guest of QEMU from outside: it is refused.
     pub Standby = "com.vmware.vcenter.vm.guest.power"."standby"(IdInput) -> (),
     errors: [Error, NotFound, AlreadyInDesiredState, NotAllowedInCurrentState, ResourceBusy, ServiceUnavailable, Unauthenticated, Unsupported],
-    privilege: Write,
+    privilege: Power,
     rest: Rest::new(Method::Post, "/vcenter/vm/{vm}/guest/power", 204).action("standby"),
     id: "vm",
 }

@@ -1,4 +1,7 @@
 //! Switching virtual machines.
+//!
+//! Each call makes a task (`lockstep.tasks`), which anyone may watch, and answers as the task ends. The contract has no form of these operations
+//! that answers at once.
 
 use crate::{Method, Rest, enumeration, operation, structure};
 
@@ -47,7 +50,7 @@ operation! {
     /// Lets a virtual machine go on that is suspended, or whose guest has shut down.
     pub Start = "com.vmware.vcenter.vm.power"."start"(IdInput) -> (),
     errors: [Error, NotFound, AlreadyInDesiredState, Unsupported, ResourceBusy, ServiceUnavailable, Unauthenticated, Unauthorized],
-    privilege: Write,
+    privilege: Power,
     rest: Rest { alias: Some("/vcenter/vm/{vm}/power/start"), ..Rest::new(Method::Post, "/vcenter/vm/{vm}/power", 204).action("start") },
     id: "vm",
 }
@@ -56,7 +59,7 @@ operation! {
     /// Switches a virtual machine off, at once, as if its power were cut.
     pub Stop = "com.vmware.vcenter.vm.power"."stop"(IdInput) -> (),
     errors: [Error, NotFound, AlreadyInDesiredState, ResourceBusy, ServiceUnavailable, Unauthenticated, Unauthorized],
-    privilege: Write,
+    privilege: Power,
     rest: Rest { alias: Some("/vcenter/vm/{vm}/power/stop"), ..Rest::new(Method::Post, "/vcenter/vm/{vm}/power", 204).action("stop") },
     id: "vm",
 }
@@ -65,7 +68,7 @@ operation! {
     /// Halts a virtual machine where it is.
     pub Suspend = "com.vmware.vcenter.vm.power"."suspend"(IdInput) -> (),
     errors: [Error, NotFound, AlreadyInDesiredState, NotAllowedInCurrentState, ResourceBusy, ServiceUnavailable, Unauthenticated, Unauthorized],
-    privilege: Write,
+    privilege: Power,
     rest: Rest { alias: Some("/vcenter/vm/{vm}/power/suspend"), ..Rest::new(Method::Post, "/vcenter/vm/{vm}/power", 204).action("suspend") },
     id: "vm",
 }
@@ -74,7 +77,7 @@ operation! {
     /// Resets a virtual machine, as if the button were pressed.
     pub Reset = "com.vmware.vcenter.vm.power"."reset"(IdInput) -> (),
     errors: [Error, NotFound, NotAllowedInCurrentState, ResourceBusy, ServiceUnavailable, Unauthenticated, Unauthorized],
-    privilege: Write,
+    privilege: Power,
     rest: Rest { alias: Some("/vcenter/vm/{vm}/power/reset"), ..Rest::new(Method::Post, "/vcenter/vm/{vm}/power", 204).action("reset") },
     id: "vm",
 }
