@@ -40,6 +40,7 @@ mod error;
 mod extent;
 mod guest;
 mod image;
+mod left;
 pub mod live;
 pub mod nbd;
 pub mod qmp;

@@ -5,7 +5,7 @@
 //! Raw disks have no bitmaps and are read directly.
 //!
 //! `qemu-nbd` ends when its last client goes, so it ends with us, however we end. One whose client never came, since we were killed
-//! in between, is found by its socket in the replication's directory, and ends when the next cycle connects to it and goes.
+//! in between, is ended by the next cycle (`left.rs`).
 
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
@@ -20,6 +20,7 @@ use tokio::sync::Mutex;
 use crate::bitmaps::{Tag, resolve};
 use crate::cycle::{Base, Cycle, CycleDisk, End, Method, NbdReader, Quiesced, Reader};
 use crate::image::{self, Format};
+use crate::left;
 use crate::live::{DISKS_MAX, blocking};
 use crate::nbd::{Address, Client};
 use crate::raw::RawDisk;
@@ -134,8 +135,7 @@ impl Open {
     async fn qcow2(&self, disk: &StoppedDisk, base: Option<&Base>) -> Result<CycleDisk> {
         let vm = &self.vm;
         let socket = vm.directory().join(format!("q{}", disk.index));
-        // Ends one that waits for a client that was killed.
-        let _ = tokio::net::UnixStream::connect(&socket).await;
+        left::end(&socket).await?;
         let (info, usable) = vm.settle(&disk.path, self.base).await?;
         let usable = match base.and_then(|base| base.mismatch(disk.index, info.bytes)) {
             Some(why) => Err(why),

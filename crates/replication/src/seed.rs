@@ -8,6 +8,7 @@
 //! warning. A machine that is still in use is none: it would write to disks that are not replicated any more.
 
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use lockstep_blocks::format::{block_count, encode_leaf, hash_of, hex, leaf_blocks, leaf_count, root_hash};
@@ -25,6 +26,12 @@ use crate::ship_plan::{Run, runs};
 
 /// Blocks that are read and stored at a time: 4 MiB.
 const PIECE_BLOCKS: u32 = 64;
+
+/// How long the disks may be in use after the machine is off: a program of QEMU's that a server which was killed has begun ends by itself.
+const BUSY_LIMIT: Duration = Duration::from_secs(10);
+
+/// Wait before they are tried again.
+const BUSY_PAUSE: Duration = Duration::from_millis(500);
 
 /// Why there is no seed.
 enum Stopped {
@@ -72,7 +79,17 @@ impl Replications {
         };
         let key = format!("h4replica-{}", uuid::random()?);
         let name = Name::new(id, &key).ok_or_else(Error::internal)?;
-        let stored = match engine.begin(&machine, None).await {
+        let deadline = Instant::now() + BUSY_LIMIT;
+        let begun = loop {
+            match engine.begin(&machine, None).await {
+                Err(error) if error.kind == ErrorKind::ResourceBusy && Instant::now() < deadline => tokio::select! {
+                    () = tokio::time::sleep(BUSY_PAUSE) => {}
+                    () = handle.cancelled() => return Err(cancelled()),
+                },
+                begun => break begun,
+            }
+        };
+        let stored = match begun {
             Ok(point) => {
                 let stored = store_point(&store, &name, &*point, handle).await;
                 if let Err(error) = point.abandon().await {
