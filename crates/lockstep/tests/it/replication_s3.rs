@@ -79,7 +79,7 @@ fn replicas_in_an_object_store_outlive_its_absence_and_the_sites_restart() {
     let test = format!("/vm-replications/{}/failover-test", replicated.id);
     api.done("POST", &test, &json!({"type": "vcloud", "powerOn": false, "instanceId": instances[1]}));
     let uuid = replicated.id.strip_prefix("C4-").unwrap();
-    let overlay = replicated.b.data.path().join(format!("recovered/{uuid}/test/disk-2000.qcow2"));
+    let overlay = replicated.b.data.path().join(format!("recovered/{uuid}/disk-2000.qcow2"));
     assert!(content(&overlay) == std::fs::read(&after).unwrap(), "a test shows the instance it was made of");
     api.done("DELETE", &test, &Value::Null);
     assert!(replicated.verify().0);

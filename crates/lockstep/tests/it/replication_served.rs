@@ -32,7 +32,7 @@ fn an_instance_that_a_test_reads_stays_whoever_wants_it_gone() {
     let task = api.done("POST", &test, &json!({"type": "vcloud", "powerOn": false}));
     assert!(task["warnings"].to_string().contains("does not know yet"), "{task}");
     let uuid = replicated.id.strip_prefix("C4-").unwrap().to_owned();
-    let overlay = replicated.b.data.path().join(format!("recovered/{uuid}/test/disk-2000.qcow2"));
+    let overlay = replicated.b.data.path().join(format!("recovered/{uuid}/disk-2000.qcow2"));
     let shows = || content(&overlay) == std::fs::read(&before).unwrap();
     assert!(shows());
 
