@@ -272,8 +272,10 @@ impl Tasks {
     pub async fn ended(&self, id: &str) -> Result<declared::Task, Error> {
         let mut progress = self.site.progress();
         loop {
+            // Before the task is looked at: what is said from here on wakes.
+            let is_stopping = progress.borrow_and_update().is_stopping;
             let task = self.get(id)?;
-            if task.state != State::Running || progress.borrow_and_update().is_stopping {
+            if task.state != State::Running || is_stopping {
                 return Ok(task);
             }
             if progress.changed().await.is_err() {
