@@ -219,6 +219,26 @@ impl CycleDisk {
         }
     }
 
+    /// Whether the disk is a file that nobody writes, so that [`CycleDisk::read_here`] does.
+    #[must_use]
+    pub fn is_local(&self) -> bool {
+        matches!(self.reader, Reader::Raw(_))
+    }
+
+    /// Fills the buffer from `offset` on, without a copy in between. The thread waits for the file meanwhile, and for nothing else.
+    ///
+    /// # Errors
+    /// [`Error::Unsupported`] when the disk is not local, and what reading answers.
+    pub fn read_here(&self, offset: u64, buffer: &mut [u8]) -> Result<()> {
+        match &self.reader {
+            Reader::Raw(disk) => disk.read_here(offset, buffer),
+            Reader::Nbd(_) => {
+                let reason = "an NBD server has it".to_owned();
+                Err(Error::Unsupported { what: format!("reading disk {} in place", self.index), reason })
+            }
+        }
+    }
+
     /// Tells that the destination has stored a range, which will not be read again: what was kept of it for this cycle is freed, and
     /// the guest's next write there costs nothing extra. Does nothing where nothing is kept.
     ///

@@ -121,23 +121,31 @@ impl RawDisk {
             let (limit, found) = (READ_BYTES_MAX as u64, bytes as u64);
             return Err(Error::Limit { what: "the length of a read", limit, found });
         }
+        let disk = Arc::clone(self);
+        let what = format!("reading {}", self.path.display());
+        let reading = move || {
+            let mut buffer = vec![0; bytes];
+            Ok(disk.read_here(offset, &mut buffer).map(|()| Bytes::from(buffer)))
+        };
+        blocking(reading).await.map_err(Error::io(what))?
+    }
+
+    /// Fills the buffer from `offset` on, and waits for it.
+    pub(crate) fn read_here(&self, offset: u64, buffer: &mut [u8]) -> Result<()> {
+        let bytes = buffer.len();
         if offset.checked_add(bytes as u64).is_none_or(|end| end > self.bytes) {
             let (what, reason) =
                 (format!("the range of {bytes} bytes at {offset}"), format!("the disk has {}", self.bytes));
             return Err(Error::Invalid { what, reason });
         }
-        let disk = Arc::clone(self);
-        let what = format!("reading {}", self.path.display());
-        let reading = move || {
-            let mut buffer = vec![0; bytes];
-            // What is missing of the last sector is zeroes.
-            let there = usize::try_from(disk.length.saturating_sub(offset)).unwrap_or(usize::MAX).min(bytes);
-            match disk.file.read_exact_at(&mut buffer[..there], offset) {
-                Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Ok(None),
-                other => other.map(|()| Some(Bytes::from(buffer))),
-            }
-        };
-        blocking(reading).await.map_err(Error::io(what))?.ok_or_else(|| self.changed("it was cut"))
+        let there = usize::try_from(self.length.saturating_sub(offset)).unwrap_or(usize::MAX).min(bytes);
+        let (inside, missing) = buffer.split_at_mut(there);
+        // What is missing of the last sector is zeroes.
+        missing.fill(0);
+        match self.file.read_exact_at(inside, offset) {
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Err(self.changed("it was cut")),
+            other => other.map_err(Error::io(format!("reading {}", self.path.display()))),
+        }
     }
 
     /// Whether it is as it was when it was opened.

@@ -9,7 +9,7 @@ use lockstep_qemu::{Base, Cycle, CycleDisk, Format, Method, Quiesced, Tag, VmSou
 
 use crate::engine::{About, Doing, Engine, FIRST_DISK_KEY, Machine, MachineDisk, Point};
 use crate::record::Known;
-use crate::ship::{Disk, DiskSource, Extent, Reading, SourceError, Unlisted};
+use crate::ship::{Disk, DiskSource, Extent, LocalDisk, Reading, SourceError, Unlisted};
 
 /// Reads machines of QEMU.
 pub struct Qemu {
@@ -142,6 +142,10 @@ impl DiskSource for QemuDisk {
         })
     }
 
+    fn local(&self) -> Option<&dyn LocalDisk> {
+        self.disk.is_local().then_some(self as &dyn LocalDisk)
+    }
+
     fn release(&self, offset: u64, bytes: u64) -> Reading<'_, ()> {
         Box::pin(async move {
             self.disk.release(offset, bytes).await.map_err(|error| SourceError::of("releasing what was read", error))
@@ -153,6 +157,14 @@ impl DiskSource for QemuDisk {
             let Some(cycle) = self.cycle.upgrade() else { return Err(SourceError::new("the point in time has ended")) };
             cycle.check().await.map_err(|error| SourceError::of("checking what was read", error))
         })
+    }
+}
+
+impl LocalDisk for QemuDisk {
+    fn read_at(&self, offset: u64, buffer: &mut [u8]) -> Result<(), SourceError> {
+        let bytes = buffer.len();
+        let what = || format!("reading {bytes} bytes at {offset} of disk {}", self.disk.index);
+        self.disk.read_here(offset, buffer).map_err(|error| SourceError::of(what(), error))
     }
 }
 

@@ -223,6 +223,11 @@ pub struct FrameWriter {
 }
 
 impl FrameWriter {
+    /// An empty one, with room for so many bytes of blocks.
+    pub fn with_room(bytes: usize) -> Self {
+        Self { blocks: Vec::with_capacity(bytes), ..Self::default() }
+    }
+
     /// Its length so far, in bytes.
     pub fn len(&self) -> usize {
         HEAD_BYTES + self.blocks.len() + self.run_bytes

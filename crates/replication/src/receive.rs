@@ -361,9 +361,11 @@ async fn store(draft: &dyn Draft, frame: Frame) -> Result<(), StoreError> {
     if !frame.blocks.is_empty() {
         draft.put(frame.blocks).await?;
     }
-    for run in &frame.runs {
-        let entries: Vec<(u32, Option<Hash>)> = run.entries().collect();
-        draft.set(run.disk, &entries).await?;
+    // Blocks that changed here and there make many short runs: a disk's are set at once.
+    for of_disk in frame.runs.chunk_by(|run, next| run.disk == next.disk) {
+        let Some(first) = of_disk.first() else { continue };
+        let entries: Vec<(u32, Option<Hash>)> = of_disk.iter().flat_map(|run| run.entries()).collect();
+        draft.set(first.disk, &entries).await?;
     }
     draft.flush().await
 }

@@ -235,6 +235,9 @@ pub(crate) struct Shared {
     /// Hashes of the blocks that units under way bring. Held for a few steps.
     pub(crate) claimed: Mutex<HashSet<Hash>>,
     pub(crate) counts: Counts,
+    pub(crate) begun: Instant,
+    /// What is at the destination, and is not released yet. Held for a few steps.
+    pub(crate) unreleased: Mutex<Vec<Piece>>,
     progress: watch::Sender<Progress>,
 }
 
@@ -284,6 +287,8 @@ pub async fn ship(shipment: Shipment, way: &Way, progress: watch::Sender<Progres
         memory: way.memory.clone(),
         claimed: Mutex::default(),
         counts: Counts::default(),
+        begun,
+        unreleased: Mutex::default(),
         progress,
         replication,
         instance,

@@ -7,6 +7,7 @@ use std::cell::RefCell;
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use bytes::Bytes;
 use lockstep_contract::Binary;
@@ -37,6 +38,9 @@ const LOCAL_READ_BYTES: usize = 256 << 10;
 
 /// Most reads of a unit that are under way.
 const READS_IN_FLIGHT_MAX: usize = 16;
+
+/// How long a sync keeps what it need not read again.
+const RELEASE_AFTER: Duration = Duration::from_secs(2);
 
 /// Most bytes of a frame. With what stands before its blocks it stays below the contract's limit.
 const FRAME_BYTES: usize = 4 << 20;
@@ -123,15 +127,51 @@ pub(crate) async fn run(shared: Arc<Shared>, unit: Unit) -> Result<Done, ShipErr
     if !entries.is_empty() {
         bring(&shared, blocks, &entries).await?;
     }
-    let mut progress = 0;
-    for piece in &*pieces {
-        let (disk, offset) = (&shared.disks[piece.disk], u64::from(piece.first) * BLOCK_BYTES);
-        let bytes = (u64::from(piece.count) * BLOCK_BYTES).min(disk.source.bytes() - offset);
-        disk.source.release(offset, bytes).await?;
-        progress += bytes;
-    }
-    shared.tell(progress);
+    shared.tell(pieces.iter().map(|piece| range(&shared, piece).1).sum());
+    release(&shared, &pieces).await?;
     Ok(Done { entries, leaves: touched })
+}
+
+/// Offset and length of a piece, in bytes.
+fn range(shared: &Shared, piece: &Piece) -> (u64, u64) {
+    let offset = u64::from(piece.first) * BLOCK_BYTES;
+    (offset, (u64::from(piece.count) * BLOCK_BYTES).min(shared.disks[piece.disk].source.bytes() - offset))
+}
+
+/// Nobody will read these again. A sync that is over soon does not tell: for a running machine each piece is one more request to
+/// the QEMU that is being read, and what is kept of the others goes with the point in time.
+async fn release(shared: &Arc<Shared>, pieces: &[Piece]) -> Result<(), ShipError> {
+    let pieces: Vec<Piece> = {
+        let mut unreleased = shared.unreleased.lock();
+        unreleased.extend_from_slice(pieces);
+        if shared.begun.elapsed() < RELEASE_AFTER {
+            return Ok(());
+        }
+        std::mem::take(&mut *unreleased)
+    };
+    let mut releases = JoinSet::new();
+    for piece in pieces {
+        if releases.len() >= READS_IN_FLIGHT_MAX {
+            ended(releases.join_next().await)?;
+        }
+        let shared = shared.clone();
+        releases.spawn(async move {
+            let (offset, bytes) = range(&shared, &piece);
+            shared.disks[piece.disk].source.release(offset, bytes).await.map_err(ShipError::from)
+        });
+    }
+    while !releases.is_empty() {
+        ended(releases.join_next().await)?;
+    }
+    Ok(())
+}
+
+fn ended(release: Option<Result<Result<(), ShipError>, tokio::task::JoinError>>) -> Result<(), ShipError> {
+    match release {
+        None => Ok(()),
+        Some(Ok(done)) => done,
+        Some(Err(_)) => Err(ShipError::Stopped),
+    }
 }
 
 /// Work for a processor, off the threads that wait.
@@ -339,13 +379,15 @@ fn pack(blocks: Vec<Block>, frame_bytes: usize) -> Result<Vec<Packed>, ShipError
     let mut packer = zstd::bulk::Compressor::new(ZSTD_LEVEL).map_err(ShipError::Pack)?;
     let mut buffer = vec![0; zstd::zstd_safe::compress_bound(BLOCK_BYTES as usize)];
     let mut frames: Vec<Packed> = Vec::new();
+    let mut left: usize = blocks.iter().map(|block| BLOCK_HEAD_BYTES + block.plain.len()).sum();
     for Block { hash, plain } in blocks {
         let length = packer.compress_to_buffer(&plain[..], &mut buffer).map_err(ShipError::Pack)?;
         let bytes = if length < plain.len() { &buffer[..length] } else { &plain[..] };
         let fits = |frame: &Packed| frame.writer.len() + BLOCK_HEAD_BYTES + bytes.len() <= frame_bytes;
         if !frames.last().is_some_and(fits) {
-            frames.push(Packed::default());
+            frames.push(Packed { writer: FrameWriter::with_room(left.min(frame_bytes)), hashes: HashSet::new() });
         }
+        left -= BLOCK_HEAD_BYTES + plain.len();
         if let Some(frame) = frames.last_mut() {
             frame.writer.block(&hash, plain.len(), bytes);
             frame.hashes.insert(hash);

@@ -203,6 +203,9 @@ impl Replications {
             record.source.last_sync = Some(last.clone());
             record.source.last_error = None;
             record.source.rpo_violation_minutes = 0;
+            // With the same commit: it would be one more, and one more thing to tell, before the task may end.
+            record.source.activity = Activity::Idle;
+            record.source.activity_since = times::now_ms();
             Ok(())
         })
         .await

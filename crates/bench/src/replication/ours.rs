@@ -68,7 +68,10 @@ impl Site {
 
 /// What a sync did.
 pub struct Synced {
+    /// With the CPU time of both servers.
     pub timed: Timed,
+    /// Of that, the source's.
+    pub source_cpu: Duration,
     /// Bytes on the wire.
     pub wire_bytes: u64,
     /// Bytes that differ.
@@ -110,19 +113,20 @@ impl Pair {
 
     /// Syncs now. What it takes is counted from the request to the end of the task, when the instance is durable.
     pub fn sync(&mut self) -> anyhow::Result<Synced> {
-        let cpu = || Ok::<_, anyhow::Error>(self.source.cpu()? + self.destination.cpu()?);
-        let (before, began) = (cpu()?, Instant::now());
+        let (source, destination, began) = (self.source.cpu()?, self.destination.cpu()?, Instant::now());
         let path = format!("{REPLICATIONS}/{}/sync", self.replication);
         let task = call(&mut self.client, "POST", &path, &Value::Null)?;
         wait(&mut self.client, &task)?;
         let wall = began.elapsed();
-        let cpu = self.source.cpu()? + self.destination.cpu()? - before;
+        let source_cpu = self.source.cpu()?.saturating_sub(source);
+        let cpu = source_cpu + self.destination.cpu()?.saturating_sub(destination);
         let found = call(&mut self.client, "GET", &format!("{REPLICATIONS}/{}", self.replication), &Value::Null)?;
         let last = &found["lastSync"];
         let wire_bytes = last["wireBytes"].as_u64().with_context(|| format!("no report of a sync: {found}"))?;
         let method = last["method"].as_str().unwrap_or_default().to_owned();
         let changed_bytes = last["changedBytes"].as_u64().unwrap_or_default();
-        Ok(Synced { timed: Timed { wall, cpu, output: String::new() }, wire_bytes, changed_bytes, method })
+        let timed = Timed { wall, cpu, output: String::new() };
+        Ok(Synced { timed, source_cpu, wire_bytes, changed_bytes, method })
     }
 
     /// The machine runs: its disk is read through this monitor of its QEMU. What changes from now on is known by a bitmap.
