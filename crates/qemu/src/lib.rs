@@ -29,7 +29,8 @@
 //!
 //! # Besides
 //!
-//! [`nbd`] also has a server, by which instances can be read where they are. [`qmp`] is QEMU's monitor. This crate knows nothing of
+//! [`nbd`] also has a server, by which instances can be read where they are. [`qmp`] is QEMU's monitor, and [`process`] finds QEMU's
+//! processes again that a process of ours has left. This crate knows nothing of
 //! sites, replications (but a [`Tag`] for names) or where blocks go.
 
 #![forbid(unsafe_code)]
@@ -40,9 +41,9 @@ mod error;
 mod extent;
 mod guest;
 mod image;
-mod left;
 pub mod live;
 pub mod nbd;
+pub mod process;
 pub mod qmp;
 mod raw;
 mod source;

@@ -5,7 +5,7 @@
 //! Raw disks have no bitmaps and are read directly.
 //!
 //! `qemu-nbd` ends when its last client goes, so it ends with us, however we end. One whose client never came, since we were killed
-//! in between, is ended by the next cycle (`left.rs`).
+//! in between, is ended by the next cycle ([`crate::process`]).
 
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
@@ -20,9 +20,9 @@ use tokio::sync::Mutex;
 use crate::bitmaps::{Tag, resolve};
 use crate::cycle::{Base, Cycle, CycleDisk, End, Method, NbdReader, Quiesced, Reader};
 use crate::image::{self, Format};
-use crate::left;
 use crate::live::{DISKS_MAX, blocking};
 use crate::nbd::{Address, Client};
+use crate::process::{Mark, Process};
 use crate::raw::RawDisk;
 use crate::{Error, Result};
 
@@ -135,7 +135,8 @@ impl Open {
     async fn qcow2(&self, disk: &StoppedDisk, base: Option<&Base>) -> Result<CycleDisk> {
         let vm = &self.vm;
         let socket = vm.directory().join(format!("q{}", disk.index));
-        left::end(&socket).await?;
+        // A `qemu-nbd` ends when its last client goes; one whose first never came waits for ever, with the image locked.
+        Process::kill_all(&Mark::socket(&socket)).await?;
         let (info, usable) = vm.settle(&disk.path, self.base).await?;
         let usable = match base.and_then(|base| base.mismatch(disk.index, info.bytes)) {
             Some(why) => Err(why),

@@ -41,7 +41,6 @@ mod exports;
 mod guest;
 mod image;
 mod power;
-mod process;
 mod recoveries;
 mod state;
 mod takeup;
@@ -49,7 +48,7 @@ mod work;
 
 pub use error::Error;
 pub use exports::SERVED_MAX;
+pub use lockstep_qemu::process::Process;
 pub use power::{PoweredOff, power_off};
-pub use process::Process;
 pub use recoveries::{Config, MachineDisk, Observer, RecoveredMachine, Recoveries, Wanted};
 pub use state::{Accelerator, Hardware, Power, Purpose, RecoveredDisk, Recovery, Step};

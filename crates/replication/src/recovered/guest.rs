@@ -9,6 +9,7 @@ use std::path::Path;
 use std::process::Stdio;
 use std::time::Duration;
 
+use lockstep_qemu::process::{Held, Process};
 use lockstep_qemu::qmp::Qmp;
 use serde_json::{Value, json};
 use tokio::process::Command;
@@ -16,7 +17,6 @@ use tokio::process::Command;
 use super::error::{Error, io_error};
 use super::exports::{check_socket, export_name};
 use super::image::{Images, escaped, shown};
-use super::process::{Held, Process};
 use super::state::{Accelerator, Hardware, Place, Recovery};
 
 /// How long QEMU may take until it is ready.
@@ -143,7 +143,7 @@ async fn run(
     let output = match tokio::time::timeout(START_LIMIT, command.output()).await {
         Ok(output) => output.map_err(io_error(format!("starting {what}")))?,
         Err(_) => {
-            Process::kill_all(&pid_file).await?;
+            Process::kill_all(&place.mark()).await?;
             return Err(Error::Program { program: what, reason: format!("it was not ready within {START_LIMIT:?}") });
         }
     };
@@ -211,7 +211,7 @@ fn arguments(accelerator: &str, images: &Images, place: &Place, recovery: &Recov
 
 /// Ends it, whatever it does; it is gone when this returns.
 pub(super) async fn end(process: Process, place: &Place) -> Result<(), Error> {
-    let Some(held) = Held::new(process, &place.pid_file())? else { return Ok(()) };
+    let Some(held) = Held::new(process, &place.mark())? else { return Ok(()) };
     let quit = async {
         let control = Qmp::connect(&place.control()).await?;
         control.execute("quit", Value::Null).await
@@ -221,7 +221,7 @@ pub(super) async fn end(process: Process, place: &Place) -> Result<(), Error> {
         Ok(Err(error)) => tracing::warn!(%error, pid = process.pid, "QEMU does not quit, and is killed"),
         _ => tracing::warn!(pid = process.pid, "QEMU does not quit in time, and is killed"),
     }
-    held.kill().await
+    Ok(held.kill().await?)
 }
 
 /// Lets a guest go on that was stopped since its disks could not be read.

@@ -7,12 +7,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use lockstep_blocks::{DiskSize, Hash, Name, Store};
+use lockstep_qemu::process::Held;
 use lockstep_site::tasks::Handle;
 
 use super::error::Error;
 use super::guest;
 use super::power::{PoweredOff, power_off};
-use super::process::Held;
 use super::state::{Accelerator, Hardware, Power, Purpose, Recovery, Step};
 use super::work::{Shared, blocking, detached};
 
@@ -258,7 +258,7 @@ impl Recoveries {
             let recovery = shared.ready(&replication)?;
             let Power::On(process) = recovery.power else { return Ok(PoweredOff::WasOff) };
             let place = shared.place(&replication);
-            let Some(held) = Held::new(process, &place.pid_file())? else { return Ok(PoweredOff::WasOff) };
+            let Some(held) = Held::new(process, &place.mark())? else { return Ok(PoweredOff::WasOff) };
             let how = power_off(&place.control(), patience).await?;
             if !held.has_ended(GONE_LIMIT).await? {
                 guest::end(process, &place).await?;

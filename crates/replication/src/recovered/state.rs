@@ -9,10 +9,10 @@ use std::path::{Path, PathBuf};
 
 use lockstep_blocks::format::{hex, read_hex};
 use lockstep_blocks::{Hash, Instance, Name};
+use lockstep_qemu::process::{Mark, Process};
 use serde::{Deserialize, Serialize};
 
 use super::error::{Error, io_error};
-use super::process::Process;
 
 /// The format of the file.
 const VERSION: u32 = 1;
@@ -163,6 +163,11 @@ impl Place {
 
     pub(super) fn pid_file(&self) -> PathBuf {
         self.0.join("qemu.pid")
+    }
+
+    /// What its QEMU is known by.
+    pub(super) fn mark(&self) -> Mark {
+        Mark::pid_file(&self.pid_file())
     }
 
     /// The monitor that Lockstep keeps to itself: a monitor serves one client at a time.

@@ -11,13 +11,13 @@
 use std::path::Path;
 use std::sync::Arc;
 
+use lockstep_qemu::process::Process;
 use parking_lot::Mutex;
 
 use super::error::{Error, chain, io_error};
 use super::exports::Offers;
 use super::guest;
 use super::image::Images;
-use super::process::Process;
 use super::recoveries::{Config, Recoveries};
 use super::state::{Place, Power, Recovery, Step, make_private};
 use super::work::{Shared, blocking};
@@ -95,7 +95,7 @@ async fn take_up(shared: &Arc<Shared>, recovery: Recovery) -> Result<(), Error> 
     }
     match recovery.power {
         Power::Off => Ok(()),
-        Power::On(process) if process.is_alive(&place.pid_file()) => guest::go_on(&place).await,
+        Power::On(process) if process.is_alive(&place.mark()) => guest::go_on(&place).await,
         Power::On(_) => shared.put(Recovery { power: Power::Off, ..recovery }).await.map(drop),
         Power::Starting => match Process::adopt(&place.pid_file(), guest::START_LIMIT).await {
             Some(process) => shared.put(Recovery { power: Power::On(process), ..recovery }).await.map(drop),

@@ -5,6 +5,7 @@ use std::future::Future;
 use std::sync::Arc;
 
 use lockstep_blocks::{Hash, Name};
+use lockstep_qemu::process::Process;
 use parking_lot::Mutex;
 
 use super::copy::{self, Streamed};
@@ -12,7 +13,6 @@ use super::error::Error;
 use super::exports::Offers;
 use super::guest::{self, Started};
 use super::image::Images;
-use super::process::Process;
 use super::recoveries::{Config, Observer, Wanted};
 use super::state::{Place, Power, Recovery, Step};
 
@@ -73,7 +73,7 @@ impl Shared {
     /// A machine that ended by itself is off.
     pub(super) fn seen(&self, mut recovery: Recovery) -> Recovery {
         if let Power::On(process) = recovery.power
-            && !process.is_alive(&self.place(&recovery.replication).pid_file())
+            && !process.is_alive(&self.place(&recovery.replication).mark())
         {
             recovery.power = Power::Off;
         }
@@ -222,7 +222,7 @@ impl Shared {
             guest::end(process, &place).await?;
         }
         // One that was being started, too.
-        Process::kill_all(&place.pid_file()).await?;
+        Process::kill_all(&place.mark()).await?;
         self.let_go(&recovery).await?;
         let shared = self.clone();
         let replication = replication.to_owned();
