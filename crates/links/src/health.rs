@@ -24,8 +24,7 @@ const PAUSE: Duration = Duration::from_secs(1);
 
 /// Probes a link for ever: every so often, and when somebody met an error.
 pub(crate) async fn keep(links: Arc<Links>, live: Arc<Live>) {
-    let mut progress = links.site.progress();
-    let stopping = progress.wait_for(|now| now.is_stopping);
+    let stopping = links.site.stopping();
     let work = async {
         loop {
             round(&links, &live).await;
@@ -37,7 +36,7 @@ pub(crate) async fn keep(links: Arc<Links>, live: Arc<Live>) {
         }
     };
     tokio::select! {
-        _ = stopping => {}
+        () = stopping => {}
         () = work => {}
     }
 }

@@ -35,8 +35,7 @@ const SYNC_PAUSE: Duration = Duration::from_millis(20);
 
 /// Keeps one provider of a link in step; ends with the server, or by being aborted.
 pub(crate) async fn keep(links: Arc<Links>, live: Arc<Live>, sync: Arc<Sync>) {
-    let mut progress = links.site.progress();
-    let stopping = progress.wait_for(|now| now.is_stopping);
+    let stopping = links.site.stopping();
     let work = async {
         let mut failures = 0;
         loop {
@@ -54,7 +53,7 @@ pub(crate) async fn keep(links: Arc<Links>, live: Arc<Live>, sync: Arc<Sync>) {
         }
     };
     tokio::select! {
-        _ = stopping => sync.drop_run(),
+        () = stopping => sync.drop_run(),
         () = work => {}
     }
 }

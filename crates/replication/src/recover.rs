@@ -142,7 +142,10 @@ impl Replications {
                 if purpose == Purpose::Failover
                     && let Err(error) = self.recoveries()?.make_independent(id, Arc::new(handle.clone())).await
                 {
-                    handle.warn(format!("the machine still reads its instance, which is tried again: {}", told(error)));
+                    handle.warn(format!(
+                        "the machine still reads its instance, which is tried again: {}",
+                        Error::from(error)
+                    ));
                 }
                 Ok(())
             }
@@ -289,11 +292,6 @@ impl Replications {
     }
 }
 
-/// What people are told of an error of recoveries.
-pub(crate) fn told(error: recovered::Error) -> Error {
-    error.into()
-}
-
 /// A recovered machine for the inventory.
 fn document(hardware: &Hardware, machine: &RecoveredMachine) -> Document {
     let signed = |count: u64| i64::try_from(count).unwrap_or(i64::MAX);
@@ -323,7 +321,7 @@ fn document(hardware: &Hardware, machine: &RecoveredMachine) -> Document {
 /// Copies what the disks of failovers lack, where no task does: after a restart, or a failure. Ends when the site stops.
 pub(crate) async fn keep_independent(here: Arc<Replications>) {
     let Some(recoveries) = &here.recoveries else { return };
-    let mut progress = here.site.progress();
+    let stopping = here.site.stopping();
     let work = async {
         loop {
             for id in recoveries.unfinished() {
@@ -334,7 +332,7 @@ pub(crate) async fn keep_independent(here: Arc<Replications>) {
                 match recoveries.make_independent(&id, Arc::new(())).await {
                     Ok(_) | Err(recovered::Error::Busy(_)) => {}
                     Err(error) => {
-                        tracing::warn!(error = %told(error), replication = id, "a recovered machine still reads its instance");
+                        tracing::warn!(error = %Error::from(error), replication = id, "a recovered machine still reads its instance");
                     }
                 }
             }
@@ -342,7 +340,7 @@ pub(crate) async fn keep_independent(here: Arc<Replications>) {
         }
     };
     tokio::select! {
-        _ = progress.wait_for(|now| now.is_stopping) => {}
+        () = stopping => {}
         () = work => {}
     }
 }

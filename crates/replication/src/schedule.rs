@@ -100,7 +100,7 @@ pub(crate) fn violation_minutes(record: &Record, now_ms: i64) -> i64 {
 
 /// Runs the schedule; ends when the site stops.
 pub(crate) async fn keep(here: Arc<Replications>) {
-    let mut progress = here.site.progress();
+    let stopping = here.site.stopping();
     let work = async {
         let mut records = Vec::new();
         let mut read_at = None;
@@ -118,7 +118,7 @@ pub(crate) async fn keep(here: Arc<Replications>) {
         }
     };
     tokio::select! {
-        _ = progress.wait_for(|now| now.is_stopping) => {}
+        () = stopping => {}
         () = work => {}
     }
 }

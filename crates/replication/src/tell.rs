@@ -67,7 +67,7 @@ impl Replications {
 
 /// Tells for ever; ends when the site stops.
 pub(crate) async fn keep_telling(here: Arc<Replications>) {
-    let mut progress = here.site.progress();
+    let stopping = here.site.stopping();
     let work = async {
         loop {
             let untold: BTreeSet<String> = std::mem::take(&mut *here.untold.lock());
@@ -100,7 +100,7 @@ pub(crate) async fn keep_telling(here: Arc<Replications>) {
         }
     };
     tokio::select! {
-        _ = progress.wait_for(|now| now.is_stopping) => {}
+        () = stopping => {}
         () = work => {}
     }
 }

@@ -27,7 +27,7 @@ const DRAFT_AGE_MAX: Duration = Duration::from_secs(7 * 24 * 3600);
 
 /// Drops drafts that nobody fills any more, and frees what they and others left, from time to time; ends when the site stops.
 pub(crate) async fn keep_tidy(here: Arc<Replications>) {
-    let mut progress = here.site.progress();
+    let stopping = here.site.stopping();
     let work = async {
         loop {
             tokio::time::sleep(TIDY_EVERY).await;
@@ -35,7 +35,7 @@ pub(crate) async fn keep_tidy(here: Arc<Replications>) {
         }
     };
     tokio::select! {
-        _ = progress.wait_for(|now| now.is_stopping) => {}
+        () = stopping => {}
         () = work => {}
     }
 }

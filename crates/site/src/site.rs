@@ -207,6 +207,13 @@ impl Site {
         self.progress.subscribe()
     }
 
+    /// Ends when the site stops.
+    pub fn stopping(&self) -> impl Future<Output = ()> + Send + use<> {
+        let mut progress = self.progress();
+        // A site that is gone has stopped.
+        async move { drop(progress.wait_for(|now| now.is_stopping).await) }
+    }
+
     /// Waits until the view has reached `position`. A site that is going never reaches it.
     pub(crate) async fn reach(&self, position: Position) -> Result<(), CommitError> {
         let mut progress = self.progress();

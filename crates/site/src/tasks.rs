@@ -152,13 +152,16 @@ impl Tasks {
         }
         let tasks = self.clone();
         tokio::spawn(async move {
-            let mut progress = tasks.site.progress();
-            loop {
-                tasks.sweep().await;
-                tokio::select! {
-                    () = tokio::time::sleep(SWEEP_INTERVAL) => {}
-                    _ = progress.wait_for(|now| now.is_stopping) => return,
+            let stopping = tasks.site.stopping();
+            let work = async {
+                loop {
+                    tasks.sweep().await;
+                    tokio::time::sleep(SWEEP_INTERVAL).await;
                 }
+            };
+            tokio::select! {
+                () = stopping => {}
+                () = work => {}
             }
         });
     }

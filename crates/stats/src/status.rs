@@ -94,7 +94,8 @@ impl Stats {
 
     /// Keeps every status what it should be; ends when the site stops.
     pub async fn keep_statuses(self: Arc<Self>) {
-        let mut progress = self.site.progress();
+        let stopping = self.site.stopping();
+        tokio::pin!(stopping);
         let mut offered = None;
         loop {
             let now_offered = self.presence.offered();
@@ -106,10 +107,7 @@ impl Stats {
             tokio::select! {
                 _ = tokio::time::sleep(self.sleep()) => {}
                 () = self.presence.wake.notified() => {}
-                stopping = progress.wait_for(|p| p.is_stopping) => {
-                    drop(stopping);
-                    return;
-                }
+                () = &mut stopping => return,
             }
         }
     }

@@ -280,7 +280,8 @@ impl Host {
         input: &RunInput,
     ) -> Result<Vec<declared::Order>, Error> {
         let deadline = Instant::now() + ORDERS_WAIT;
-        let mut progress = site.progress();
+        let stopping = site.stopping();
+        tokio::pin!(stopping);
         loop {
             // From here on no ring is missed.
             let rung = self.ordered.notified();
@@ -291,10 +292,9 @@ impl Host {
             if !orders.is_empty() {
                 return Ok(orders);
             }
-            let stopping = async { progress.wait_for(|now| now.is_stopping).await.map(drop) };
             let outcome = tokio::select! {
                 outcome = timeout_at(deadline, rung) => outcome,
-                _ = stopping => return Ok(Vec::new()),
+                () = &mut stopping => return Ok(Vec::new()),
             };
             if outcome.is_err() {
                 self.hear(caller, &input.collector, &input.run)?;
