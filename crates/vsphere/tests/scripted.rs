@@ -17,6 +17,9 @@ use parking_lot::Mutex;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 
+#[path = "support/session.rs"]
+mod session;
+
 const XSI: &str = "http://www.w3.org/2001/XMLSchema-instance";
 
 /// What the source was asked, and what it says to it.
@@ -47,6 +50,10 @@ fn update_set(version: &str, objects: &str, is_truncated: bool) -> String {
     )
 }
 
+fn response(method: &str, content: &str) -> String {
+    format!("<{method}Response xmlns=\"urn:vim25\">{content}</{method}Response>")
+}
+
 impl Script {
     /// Status and content of the answer to a call.
     fn answer(&self, method: &str, body: &str) -> (u16, String) {
@@ -56,17 +63,10 @@ impl Script {
             after.split_once(to).map_or("", |(found, _)| found).to_owned()
         };
         let folder = "<propSet><name>name</name><val>vm</val></propSet>";
+        if let Some(content) = session::answer(method) {
+            return (200, response(method, content));
+        }
         let content = match method {
-            "RetrieveServiceContent" => "<returnval><rootFolder type=\"Folder\">group-d1</rootFolder>\
-                <propertyCollector type=\"PropertyCollector\">pc</propertyCollector>\
-                <viewManager type=\"ViewManager\">views</viewManager><about><fullName>Scripted</fullName>\
-                <apiVersion>8.0.2.0</apiVersion><apiType>HostAgent</apiType></about>\
-                <sessionManager type=\"SessionManager\">sessions</sessionManager></returnval>"
-                .to_owned(),
-            "Login" => "<returnval><key>k</key></returnval>".to_owned(),
-            "CreateContainerView" => "<returnval type=\"ContainerView\">view</returnval>".to_owned(),
-            "CreatePropertyCollector" => "<returnval type=\"PropertyCollector\">mine</returnval>".to_owned(),
-            "CreateFilter" => "<returnval type=\"PropertyFilter\">f</returnval>".to_owned(),
             "RetrievePropertiesEx" if body.contains("<type>Folder</type>") && body.contains("ContainerView") => {
                 // The first of two pages.
                 format!(
@@ -123,7 +123,7 @@ impl Script {
             }
             _ => String::new(),
         };
-        (200, format!("<{method}Response xmlns=\"urn:vim25\">{content}</{method}Response>"))
+        (200, response(method, &content))
     }
 
     async fn serve(self: Arc<Self>, mut stream: TcpStream) {

@@ -7,6 +7,8 @@ mod driver;
 mod follower;
 mod machine;
 mod process;
+#[path = "../../../vsphere/tests/support/session.rs"]
+mod session;
 mod source;
 
 use std::collections::{BTreeMap, HashMap};

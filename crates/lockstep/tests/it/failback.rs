@@ -3,9 +3,7 @@
 //! `LOCKSTEP_FAILBACK=full` makes 24 instances, and turns the replication around ten times with kills at other moments.
 
 use std::fs::File;
-use std::io::{BufRead as _, BufReader, Write as _};
 use std::os::unix::fs::FileExt as _;
-use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -17,7 +15,7 @@ use serde_json::{Value, json};
 
 use crate::availability::{Api, BLOCK, id_of, image, instances, machine, pair, start, wait_for_instances, write_block};
 use crate::links::SOON;
-use crate::replication::{Machine, content};
+use crate::replication::{Machine, ask_monitor, content};
 use crate::server::{Server, eventually, root};
 
 /// Of both disks; the guest writes to one after the other of the first, from the sixteenth on.
@@ -65,19 +63,7 @@ fn boot_sector(directory: &Path) -> Vec<u8> {
 
 /// Asks a recovered machine's monitor.
 fn monitor(place: &Path, command: &str, arguments: &Value) -> Value {
-    let stream = UnixStream::connect(place.join("monitor.sock")).unwrap();
-    let mut lines = BufReader::new(stream.try_clone().unwrap()).lines();
-    let mut ask = |request: Value| {
-        (&stream).write_all(format!("{request}\n").as_bytes()).unwrap();
-        loop {
-            let answer: Value = serde_json::from_str(&lines.next().unwrap().unwrap()).unwrap();
-            if answer.get("return").is_some() || answer.get("error").is_some() {
-                break answer;
-            }
-        }
-    };
-    ask(json!({"execute": "qmp_capabilities"}));
-    ask(json!({"execute": command, "arguments": arguments}))["return"].clone()
+    ask_monitor(&place.join("monitor.sock"), command, arguments)
 }
 
 /// Waits until a guest has said something on its serial line.

@@ -168,6 +168,20 @@ impl Replicated {
         (output.status.success(), text)
     }
 
+    /// The whole store is as it should be.
+    pub fn check_store(&self) {
+        let (is_clean, said) = self.verify();
+        assert!(is_clean, "{said}");
+    }
+
+    /// The instances are these, as what is in files, and the store is as it should be.
+    pub fn check_all(&mut self, contents: &[&Path]) {
+        let instances = self.instances();
+        assert_eq!(instances.len(), contents.len());
+        instances.iter().zip(contents).for_each(|(instance, content)| self.check(instance, content));
+        self.check_store();
+    }
+
     /// The store holds nothing but what instances need: no draft, no file that was being written.
     pub fn check_nothing_is_left(&self, store: &Path) {
         let files = std::fs::read_dir(store).unwrap().map(|file| file.unwrap().file_name().into_string().unwrap());

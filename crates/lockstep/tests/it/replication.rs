@@ -308,10 +308,10 @@ fn the_command_line_replicates_and_follows_tasks() {
     assert!(!good(&["replication", "list"]).0.contains(&id));
 }
 
-/// Has QEMU itself write to a disk, as its guest would, through the monitor.
-fn write_live(monitor: &Path, block: usize, pattern: u8) {
+/// Asks the monitor of a machine.
+pub fn ask_monitor(socket: &Path, command: &str, arguments: &Value) -> Value {
     use std::io::{BufRead as _, BufReader};
-    let stream = std::os::unix::net::UnixStream::connect(monitor).unwrap();
+    let stream = std::os::unix::net::UnixStream::connect(socket).unwrap();
     let mut lines = BufReader::new(stream.try_clone().unwrap()).lines();
     let mut ask = |request: Value| {
         (&stream).write_all(format!("{request}\n").as_bytes()).unwrap();
@@ -323,9 +323,15 @@ fn write_live(monitor: &Path, block: usize, pattern: u8) {
         }
     };
     ask(json!({"execute": "qmp_capabilities"}));
+    let answer = ask(json!({"execute": command, "arguments": arguments}));
+    assert!(answer.get("error").is_none(), "{command}: {answer}");
+    answer["return"].clone()
+}
+
+/// Has QEMU itself write to a disk, as its guest would, through the monitor.
+fn write_live(monitor: &Path, block: usize, pattern: u8) {
     let command = format!("qemu-io disk0 \"write -P {pattern} {} 64k\"", block * BLOCK);
-    let answer = ask(json!({"execute": "human-monitor-command", "arguments": {"command-line": command}}));
-    assert_eq!(answer["return"], "", "{answer}");
+    assert_eq!(ask_monitor(monitor, "human-monitor-command", &json!({"command-line": command})), "");
 }
 
 #[test]

@@ -64,8 +64,7 @@ fn strike(what: &str, blocks: usize, changed: usize, blows: usize, mut blow: imp
     assert!(seen.iter().all(|seen| whole.contains(&&seen[..])), "{seen:?}");
     replicated.check(&instances[0], &before);
     replicated.check(&instances[1], &after);
-    let (is_clean, said) = replicated.verify();
-    assert!(is_clean, "{said}");
+    replicated.check_store();
     replicated.check_nothing_is_left(&replicated.b.data.path().join("replicas"));
     let ratio = sent as f64 / delta as f64;
     println!("{what}: {sent} bytes were sent of a delta of {delta}, {ratio:.4} times, in {:.1} s", took.as_secs_f64());
@@ -106,8 +105,7 @@ fn flip(replicated: &mut Replicated, disk: &Path, instance: &str, block: usize) 
     assert!(ended["warnings"].to_string().contains("compared anew"), "{ended}");
     assert_eq!(ended["result"]["lastSync"]["sentBytes"], json!(BLOCK), "{ended}");
     replicated.check(instance, disk);
-    let (is_clean, said) = replicated.verify();
-    assert!(is_clean, "{said}");
+    replicated.check_store();
 }
 
 /// Where a block begins in a pack.

@@ -15,6 +15,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use super::machine::{FOLDERS, HOSTS, Machine, PATHS, folder, host, id};
+use super::session;
 
 /// How many objects an answer tells.
 const ANSWER_OBJECTS: usize = 200;
@@ -171,20 +172,13 @@ impl Source {
     }
 
     fn answer(&self, method: &str, body: &str) -> String {
+        if method == "Login" {
+            self.state().tally.logins += 1;
+        }
+        if let Some(content) = session::answer(method) {
+            return content.to_owned();
+        }
         match method {
-            "RetrieveServiceContent" => "<returnval><rootFolder type=\"Folder\">group-d1</rootFolder>\
-                <propertyCollector type=\"PropertyCollector\">pc</propertyCollector>\
-                <viewManager type=\"ViewManager\">views</viewManager><about><fullName>Scripted</fullName>\
-                <apiVersion>8.0.2.0</apiVersion><apiType>HostAgent</apiType></about>\
-                <sessionManager type=\"SessionManager\">sessions</sessionManager></returnval>"
-                .to_owned(),
-            "Login" => {
-                self.state().tally.logins += 1;
-                "<returnval><key>k</key></returnval>".to_owned()
-            }
-            "CreateContainerView" => "<returnval type=\"ContainerView\">view</returnval>".to_owned(),
-            "CreatePropertyCollector" => "<returnval type=\"PropertyCollector\">mine</returnval>".to_owned(),
-            "CreateFilter" => "<returnval type=\"PropertyFilter\">f</returnval>".to_owned(),
             "RetrievePropertiesEx" if body.contains("<type>ContainerView</type><pathSet>view") => {
                 let count = self.state().machines.len() as u32 + FOLDERS + HOSTS;
                 let all = "<ManagedObjectReference type=\"Folder\">x</ManagedObjectReference>".repeat(count as usize);
