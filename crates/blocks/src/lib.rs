@@ -28,8 +28,8 @@
 //!   [`Draft::have`] under way relies on, whenever it is killed.
 //! - What is read is checked against its hash. A damaged block is an error that names it, and is healed when it is put again. No draft begins as
 //!   an instance that is known to be damaged: so everything of it is put again that its source still has.
-//! - A full disk is [`Error::Full`]; what was there stays, and work goes on when there is room. A fiftieth of the file system is left to others, a
-//!   gibibyte at the most: a site whose replicas fill its disk must still be able to write down that they are removed.
+//! - A full disk is [`Error::Full`]; what was there stays, and work goes on when there is room. A fiftieth of the file system is left to
+//!   others, a gibibyte at the most: a site whose replicas fill its disk must still be able to write down that they are removed.
 //! - After a flush that failed, nothing is accepted any more ([`Error::Poisoned`]) until the store is opened again.
 //!
 //! # Memory

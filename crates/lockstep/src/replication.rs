@@ -22,8 +22,8 @@ const PATIENCE: Duration = Duration::from_secs(300);
 pub struct ReplicationArgs {
     /// Where the instances of other sites' machines are kept: a directory, or s3://BUCKET[/PREFIX] [default: DATA_DIR/replicas]
     ///
-    /// With s3:// the environment has AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_REGION and, for other stores than AWS, AWS_ENDPOINT_URL; what
-    /// is not finished stays in DATA_DIR/replicas.
+    /// With s3:// the environment has AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_REGION and, for other stores than AWS,
+    /// AWS_ENDPOINT_URL; what is not finished stays in DATA_DIR/replicas.
     #[arg(long, value_name = "DIR|s3://…")]
     pub replica_store: Option<String>,
     /// Where `lockstep replication export` may write [default: DATA_DIR/exports]

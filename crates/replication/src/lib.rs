@@ -10,8 +10,9 @@
 //! | recovered machines | images at the destination, over an instance until they need it no more | [`recovered`]; `recover.rs` says when |
 //!
 //! # Who does what
-//! The source has the schedule (`schedule.rs`) and drives each sync (`sync.rs`, where its steps are numbered). The destination keeps instances by
-//! the rules and brings machines to life. After a failover they may change sides (`reverse.rs`, `seed.rs`). Either site may be asked for anything: what the other does is passed on, and followed by a task here.
+//! The source has the schedule (`schedule.rs`) and drives each sync (`sync.rs`, where its steps are numbered). The destination keeps
+//! instances by the rules and brings machines to life. After a failover they may change sides (`reverse.rs`, `seed.rs`). Either site may
+//! be asked for anything: what the other does is passed on, and followed by a task here.
 //!
 //! # What may run at the same time
 //! One task for each replication; a sync that is asked for while one runs is that one. Syncs share the memory of the server and the line of

@@ -8,10 +8,10 @@
 //! A turn, and a piece of memory, are given back when they are dropped; a sync that is cancelled leaves nothing behind.
 //!
 //! # What a break may cost
-//! Bytes that are under way when the connection breaks, or the destination dies, are sent again. So that a sync over a bad line still sends hardly
-//! more than it must, what is not acknowledged is kept below a share of what was ([`WASTE_SHARE`]), less what was wasted already. There is
-//! a floor: [`WINDOW_MIN`] until the first break, [`WINDOW_BROKEN_MIN`] from then on, and from the beginning of a sync that takes up one which
-//! was broken off ([`Line::join_again`]).
+//! Bytes that are under way when the connection breaks, or the destination dies, are sent again. So that a sync over a bad line still
+//! sends hardly more than it must, what is not acknowledged is kept below a share of what was ([`WASTE_SHARE`]), less what was wasted
+//! already. There is a floor: [`WINDOW_MIN`] until the first break, [`WINDOW_BROKEN_MIN`] from then on, and from the beginning of a sync
+//! that takes up one which was broken off ([`Line::join_again`]).
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Weak};

@@ -1,7 +1,7 @@
 //! A replication as it is stored, at both of its sites.
 //!
-//! It has two parts, each owned by one side, which alone changes it and tells the other whenever it did: [`SourcePart`] and [`ReplicaPart`]. A part
-//! counts its changes, so that an older one that comes late is known.
+//! It has two parts, each owned by one side, which alone changes it and tells the other whenever it did: [`SourcePart`] and
+//! [`ReplicaPart`]. A part counts its changes, so that an older one that comes late is known.
 
 use lockstep_contract::services::replication::{DataConnection, RecoveryState, Side};
 use lockstep_contract::services::tasks::ApiError;

@@ -8,9 +8,9 @@
 //! 4. The old source becomes the destination, in one commit, and answers what both sites have from then on ([`Replications::turned`]).
 //! 5. Here that is taken over, in one commit.
 //!
-//! Between 4 and 5 both sites are destinations, and nothing is shipped; recovering at the old source is possible then as after 5. A crash, or a link
-//! that is cut, between 3 and 5 leaves a replication that is turning: `tell.rs` goes on until the other site has answered. Which turn it is is
-//! counted, so that an answer that comes late changes nothing.
+//! Between 4 and 5 both sites are destinations, and nothing is shipped; recovering at the old source is possible then as after 5. A
+//! crash, or a link that is cut, between 3 and 5 leaves a replication that is turning: `tell.rs` goes on until the other site has
+//! answered. Which turn it is is counted, so that an answer that comes late changes nothing.
 //!
 //! What the new source stored as a destination stays until the replication ends: turned around once more, it has these instances again. What was
 //! recovered at the new destination by an earlier failover is removed, as the seed holds it; a machine that was not is left, off.

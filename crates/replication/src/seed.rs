@@ -1,8 +1,8 @@
 //! What a new destination has already: the disks of the machine that it had when it was the source.
 //!
-//! They are read once, from where they are, and stored as an instance, the *seed*. The first sync of the other direction begins as that: what has not
-//! been written since is never sent. It is an instance like any other, found, thinned and recovered like one; what it shows is the machine as
-//! its last source left it.
+//! They are read once, from where they are, and stored as an instance, the *seed*. The first sync of the other direction begins as that:
+//! what has not been written since is never sent. It is an instance like any other, found, thinned and recovered like one; what it shows
+//! is the machine as its last source left it.
 //!
 //! Nothing depends on a seed but what a sync costs: what differs from it is found by hashes. So disks that are gone, or cannot be read, are a
 //! warning. A machine that is still in use is none: it would write to disks that are not replicated any more.

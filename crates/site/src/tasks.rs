@@ -15,8 +15,8 @@
 //! * A panic of the work is a failure of its task and of nothing else.
 //!
 //! # Limits
-//! [`RUNNING_MAX`] at a time; [`Limits::ended_max`] that have ended, for [`Limits::kept`]; [`LOG_LINES_MAX`] lines, [`WARNINGS_MAX`] warnings, texts of
-//! [`TEXT_BYTES_MAX`]. What is more is cut: of lines the oldest.
+//! [`RUNNING_MAX`] at a time; [`Limits::ended_max`] that have ended, for [`Limits::kept`]; [`LOG_LINES_MAX`] lines, [`WARNINGS_MAX`]
+//! warnings, texts of [`TEXT_BYTES_MAX`]. What is more is cut: of lines the oldest.
 
 mod handle;
 mod operations;

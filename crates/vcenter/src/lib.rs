@@ -13,15 +13,16 @@
 //! | `hardware`, `guest_os` | what the parts of a virtual machine are called by these clients |
 //! | [`power`] | switching |
 //!
-//! Resources of linked sites stand in the lists like own ones, by the ids that they have here: a hub is asked for all of its sites, and what they
-//! refer to is here by the same ids.
+//! Resources of linked sites stand in the lists like own ones, by the ids that they have here: a hub is asked for all of its sites, and
+//! what they refer to is here by the same ids.
 //!
 //! What the interface demands and the inventory does not know is told as `lockstep_contract::services::vcenter` says.
 //!
 //! # Switching
-//! The inventory says what is; a [`Switch`] does. The service is given what can switch from this process ([`Switches`]), and finds by who keeps a
-//! machine which of them reaches it. Each action is a task ([`power`]). A switch that was thrown is answered when the inventory shows it, or
-//! after some seconds: then the inventory follows later, as with every change. Two switches of one machine at once are told apart by what runs it.
+//! The inventory says what is; a [`Switch`] does. The service is given what can switch from this process ([`Switches`]), and finds by who
+//! keeps a machine which of them reaches it. Each action is a task ([`power`]). A switch that was thrown is answered when the inventory
+//! shows it, or after some seconds: then the inventory follows later, as with every change. Two switches of one machine at once are told
+//! apart by what runs it.
 
 mod cluster;
 mod datacenter;

@@ -8,8 +8,8 @@
 //!    └──────── the collector is deleted, once it is silent ────────┘
 //! ```
 //! # Promises
-//! * One run keeps a host at a time. Another one is refused and told which is in the way; one of another account also when that is silent, since a
-//!   host's resources are its account's until somebody ends the collector.
+//! * One run keeps a host at a time. Another one is refused and told which is in the way; one of another account also when that is
+//!   silent, since a host's resources are its account's until somebody ends the collector.
 //! * A reading is all that a host has. What differs from what is here is written in one commit, and what is missing goes then and only then.
 //! * A host is only what its agent reads: a reading has the host itself, and what stands on it, and nothing of other hosts.
 //! * An order is given once, to the run that keeps its host, in its account's name. So it is done once at the most. After

@@ -75,8 +75,8 @@ pub enum Command {
     Link(link::LinkCommand),
     /// Replicate virtual machines to a linked site, and bring them to life there.
     ///
-    /// A replication brings what changed on a machine's disks to the other site, as often as its RPO demands, each time as an instance: all disks as
-    /// they were at one point in time. Commands work at either site; what takes long is a task, and is waited for.
+    /// A replication brings what changed on a machine's disks to the other site, as often as its RPO demands, each time as an instance:
+    /// all disks as they were at one point in time. Commands work at either site; what takes long is a task, and is waited for.
     #[command(subcommand)]
     Replication(replication::ReplicationCommand),
     /// List tasks, watch them, and cancel them.

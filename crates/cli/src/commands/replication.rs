@@ -27,8 +27,8 @@ const PAGE_ITEMS: i64 = 1000;
 pub enum ReplicationCommand {
     /// Replicate a virtual machine to a linked site. Prints the replication's id.
     ///
-    /// The first sync begins at once, and copies all that the disks hold; `lockstep replication list` shows how far it is. From then on what changed is
-    /// brought there as often as the RPO demands.
+    /// The first sync begins at once, and copies all that the disks hold; `lockstep replication list` shows how far it is. From then on
+    /// what changed is brought there as often as the RPO demands.
     #[command(after_help = "Examples:\n  lockstep replication create vm-42 fra02\n  \
         lockstep replication create vm-42 fra02 --rpo 15m --keep 12/1h --keep 7/1d --description 'web shop'")]
     Create {

@@ -12,7 +12,8 @@ use crate::libvirtd::{Libvirtd, PATIENCE};
 use crate::server::{Server, eventually};
 use crate::vcenter_api::{machine_of, start_qemu};
 
-/// How soon the feed tells what happens to a machine. Demanded of a run of its own (`LOCKSTEP_HOSTS_FIRE=full`); beside other tests it is printed.
+/// How soon the feed tells what happens to a machine. Demanded of a run of its own (`LOCKSTEP_HOSTS_FIRE=full`); beside other tests it is
+/// printed.
 const SOON: Duration = Duration::from_secs(5);
 
 /// What the feed has told since a token.

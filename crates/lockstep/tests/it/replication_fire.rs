@@ -2,7 +2,8 @@
 //! there is to send, and nobody ever sees an instance that is not whole. And what then is damaged in the store is found, and told by its name.
 //!
 //! The short form runs with the others. `LOCKSTEP_REPLICATION_FIRE=full` has twenty cuts, and ten kills of each site, in a sync of 200 MiB of
-//! a disk of 1 GiB; there it must not have sent more than 1.05 times that. What little the short form sends, the first break alone may cost more of.
+//! a disk of 1 GiB; there it must not have sent more than 1.05 times that. What little the short form sends, the first break alone may
+//! cost more of.
 
 use std::os::unix::fs::FileExt as _;
 use std::path::Path;

@@ -1,8 +1,8 @@
 //! Making recovered disks independent of the instance.
 //!
 //! A running machine's QEMU copies what its disks lack while the guest works (`block-stream`); those of one that is off are copied by
-//! `qemu-img`. Neither relies on what a QEMU that is killed would lose. Both go on where an earlier try stopped, since what is copied is in the image, and an image is cut off from the instance only
-//! when it holds everything.
+//! `qemu-img`. Neither relies on what a QEMU that is killed would lose. Both go on where an earlier try stopped, since what is copied is
+//! in the image, and an image is cut off from the instance only when it holds everything.
 
 use std::time::Duration;
 

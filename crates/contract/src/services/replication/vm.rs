@@ -389,8 +389,8 @@ operation! {
 }
 
 operation! {
-    /// Turns a replication that was recovered around: the recovered machine is replicated back, with the same id. The old machine is switched off,
-    /// and its disks are what the first sync differs from. Both sites need a store for instances.
+    /// Turns a replication that was recovered around: the recovered machine is replicated back, with the same id. The old machine is
+    /// switched off, and its disks are what the first sync differs from. Both sites need a store for instances.
     pub Reverse = "lockstep.replication.vm"."reverse"(Input) -> Task,
     errors: [InvalidArgument, NotFound, NotAllowedInCurrentState, ResourceBusy, ServiceUnavailable],
     privilege: Protect,
@@ -443,8 +443,8 @@ operation! {
 }
 
 operation! {
-    /// Lets the disks of an instance be read over NBD at the destination, at once and without a copy, until it is told otherwise or its server ends.
-    /// What is read is checked; the instance is pinned meanwhile. One that is served already is served once.
+    /// Lets the disks of an instance be read over NBD at the destination, at once and without a copy, until it is told otherwise or its
+    /// server ends. What is read is checked; the instance is pinned meanwhile. One that is served already is served once.
     pub Serve = "lockstep.replication.vm"."serve"(InstanceInput) -> Vec<ServedDisk>,
     errors: [InvalidArgument, NotFound, NotAllowedInCurrentState, ServiceUnavailable],
     privilege: Protect,

@@ -48,7 +48,8 @@ operation! {
 }
 
 operation! {
-    /// Asks the guest to shut down: by the power button, or by VMware Tools where a vCenter keeps the machine. Answers when it was asked; `get` tells when it has.
+    /// Asks the guest to shut down: by the power button, or by VMware Tools where a vCenter keeps the machine. Answers when it was asked;
+    /// `get` tells when it has.
     pub Shutdown = "com.vmware.vcenter.vm.guest.power"."shutdown"(IdInput) -> (),
     errors: [Error, NotFound, AlreadyInDesiredState, NotAllowedInCurrentState, ResourceBusy, ServiceUnavailable, Unauthenticated, Unsupported],
     privilege: Power,

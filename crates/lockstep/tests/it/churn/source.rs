@@ -4,9 +4,9 @@
 //! with what is different from how it was last told, however often it changed in between; a large one comes in several answers. What it tells
 //! is what must be in the feed, so each update that differs is remembered as expected, and nothing else is.
 //!
-//! Debian's simulator cannot be churned like this: for each update, and a rename makes five with those of its task, it collects all properties of
-//! all objects anew. Measured on two busy cores, it gets through 130
-//! renames/s with ten machines and through 13 with a hundred.
+//! Debian's simulator cannot be churned like this: for each update, and a rename makes five with those of its task, it collects all
+//! properties of all objects anew. Measured on two busy cores, it gets through 130 renames/s with ten machines and through 13 with a
+//! hundred.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::io::{Read as _, Write as _};
