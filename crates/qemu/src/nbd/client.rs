@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use bytes::{Buf, Bytes};
+use bytes::{Buf, BufMut, Bytes};
 use parking_lot::Mutex;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufReader};
 use tokio::net::{TcpStream, UnixStream};
@@ -26,6 +26,8 @@ pub const IN_FLIGHT_MAX: usize = 16;
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(20);
 /// How long a reply may take; a connection that is slower is given up.
 pub const REPLY_TIMEOUT: Duration = Duration::from_secs(60);
+/// Bytes that are read ahead: enough for the heads of replies. Data goes past it, straight to who waits.
+const READ_AHEAD_BYTES: usize = 4 << 10;
 /// Replies to one option of the handshake.
 const OPTION_REPLIES_MAX: usize = 64;
 /// Bytes of one block status request: servers answer less than is asked anyway.
@@ -98,9 +100,27 @@ struct Pending {
 
 /// The reply as far as it has come.
 enum Want {
-    Data { offset: u64, buffer: Vec<u8>, received: usize },
+    Data(Data),
     Statuses { context: u32, offset: u64, end: u64, statuses: Vec<Status> },
     Done,
+}
+
+/// The data of a read.
+struct Data {
+    offset: u64,
+    /// How many bytes were asked for.
+    asked: usize,
+    /// Grows as they come, and is whole from the start only if they come in another order.
+    buffer: Vec<u8>,
+    received: usize,
+}
+
+/// Where a part of it goes.
+enum Place<'a> {
+    /// Behind what has come.
+    Next(&'a mut Vec<u8>),
+    /// Within a buffer that is whole.
+    Within(&'a mut [u8]),
 }
 
 /// Why a request has no reply.
@@ -143,7 +163,7 @@ impl Client {
                     (Box::new(input), Box::new(output))
                 }
             };
-            let mut handshake = Handshake { input: BufReader::with_capacity(64 << 10, input), output };
+            let mut handshake = Handshake { input: BufReader::with_capacity(READ_AHEAD_BYTES, input), output };
             let export = handshake.run(export, contexts).await?;
             Ok(Self::start(handshake, export))
         };
@@ -218,10 +238,10 @@ impl Client {
         if bytes == 0 {
             return Ok(Vec::new());
         }
-        let want = Want::Data { offset, buffer: vec![0; bytes], received: 0 };
-        match self.request("read", wire::CMD_READ, offset, bytes as u64, want).await? {
-            Want::Data { buffer, received, .. } if received == bytes => Ok(buffer),
-            Want::Data { received, .. } => Err(protocol(format!("{received} of {bytes} bytes were sent"))),
+        let data = Data { offset, asked: bytes, buffer: Vec::with_capacity(bytes), received: 0 };
+        match self.request("read", wire::CMD_READ, offset, bytes as u64, Want::Data(data)).await? {
+            Want::Data(data) if data.received == bytes => Ok(data.buffer),
+            Want::Data(data) => Err(protocol(format!("{} of {bytes} bytes were sent", data.received))),
             _ => Err(protocol("the reply is of another kind".into())),
         }
     }
@@ -451,13 +471,18 @@ async fn read_chunk(input: &mut Input, chunk: Chunk, pending: &mut Pending) -> R
         wire::CHUNK_NONE if bytes == 0 => Ok(()),
         wire::CHUNK_OFFSET_DATA if bytes >= 8 => {
             let offset = input.read_u64().await.map_err(receiving)?;
-            input.read_exact(pending.place(offset, bytes - 8)?).await.map_err(receiving)?;
-            Ok(())
+            match pending.place(offset, bytes - 8)? {
+                Place::Next(buffer) => append(input, buffer, bytes - 8).await,
+                Place::Within(part) => input.read_exact(part).await.map(drop).map_err(receiving),
+            }
         }
         wire::CHUNK_OFFSET_HOLE if bytes == 12 => {
             let offset = input.read_u64().await.map_err(receiving)?;
-            let hole = input.read_u32().await.map_err(receiving)?;
-            pending.place(offset, hole as usize)?.fill(0);
+            let hole = input.read_u32().await.map_err(receiving)? as usize;
+            match pending.place(offset, hole)? {
+                Place::Next(buffer) => buffer.resize(buffer.len() + hole, 0),
+                Place::Within(part) => part.fill(0),
+            }
             Ok(())
         }
         wire::CHUNK_BLOCK_STATUS if bytes >= 4 && (bytes - 4).is_multiple_of(8) => {
@@ -470,19 +495,22 @@ async fn read_chunk(input: &mut Input, chunk: Chunk, pending: &mut Pending) -> R
 
 impl Pending {
     /// Where data of a read goes.
-    fn place(&mut self, at: u64, bytes: usize) -> Result<&mut [u8]> {
-        let Want::Data { offset, buffer, received } = &mut self.want else {
+    fn place(&mut self, at: u64, bytes: usize) -> Result<Place<'_>> {
+        let Want::Data(Data { offset, asked, buffer, received }) = &mut self.want else {
             return Err(protocol("data came that was not asked for".into()));
         };
         let start = at.checked_sub(*offset).and_then(|start| usize::try_from(start).ok());
-        let range = start.and_then(|start| Some(start..start.checked_add(bytes)?));
+        let range = start.and_then(|start| Some(start..start.checked_add(bytes)?)).filter(|range| range.end <= *asked);
         // Each byte comes once, so what was received can be counted.
         *received = received.saturating_add(bytes);
-        let is_too_much = *received > buffer.len();
-        match range.and_then(|range| buffer.get_mut(range)) {
-            Some(place) if !is_too_much => Ok(place),
-            _ => Err(protocol(format!("{bytes} bytes came for byte {at}, outside of what was asked for"))),
+        let Some(range) = range.filter(|_| *received <= *asked) else {
+            return Err(protocol(format!("{bytes} bytes came for byte {at}, outside of what was asked for")));
+        };
+        if range.start == buffer.len() {
+            return Ok(Place::Next(buffer));
         }
+        buffer.resize(*asked, 0);
+        Ok(Place::Within(&mut buffer[range]))
     }
 
     fn add_statuses(&mut self, mut body: &[u8]) -> Result<()> {
@@ -508,6 +536,17 @@ impl Pending {
         }
         Ok(())
     }
+}
+
+/// Reads so many bytes behind those that are there.
+async fn append(input: &mut Input, buffer: &mut Vec<u8>, bytes: usize) -> Result<()> {
+    let mut room = buffer.limit(bytes);
+    while room.has_remaining_mut() {
+        if input.read_buf(&mut room).await.map_err(receiving)? == 0 {
+            return Err(receiving(std::io::ErrorKind::UnexpectedEof.into()));
+        }
+    }
+    Ok(())
 }
 
 async fn read_body(input: &mut Input, bytes: usize, bytes_max: usize) -> Result<Vec<u8>> {
