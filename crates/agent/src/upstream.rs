@@ -86,7 +86,7 @@ impl Upstream for HttpUpstream {
     }
 
     async fn write(&self, provider: Option<&str>, batch: &Batch) -> Result<Written, UpstreamError> {
-        let input = WriteInput { provider: provider.map(str::to_owned), points: Binary(batch.encode_to_vec()) };
+        let input = WriteInput { provider: provider.map(str::to_owned), points: Binary(batch.encode_to_vec().into()) };
         Box::pin(self.client.call(Write, input)).await.map_err(UpstreamError::from)
     }
 

@@ -18,6 +18,9 @@ use crate::refusal::Refusal;
 use crate::request::Peer;
 use crate::socket::poll_hang_up;
 
+/// Most bytes that a body is given room for before they come.
+const RESERVED_BYTES_MAX: usize = 1 << 20;
+
 /// The body of an answer.
 pub(crate) enum Body {
     /// Nothing.
@@ -123,6 +126,9 @@ pub(crate) async fn read(mut body: Incoming, limits: &Limits, share: &mut Share)
                 first = piece;
             } else {
                 if rest.is_empty() {
+                    // What is announced may not come, so not all of it is believed.
+                    let announced = usize::try_from(body.size_hint().lower()).unwrap_or(0).min(RESERVED_BYTES_MAX);
+                    rest.reserve(announced + first.len() + piece.len());
                     rest.extend_from_slice(&first);
                 }
                 rest.extend_from_slice(&piece);

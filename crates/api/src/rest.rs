@@ -29,7 +29,7 @@ pub(crate) fn input(
         add(&mut fields, name, value)?;
     }
     if let (Format::Bytes, Some(name)) = (format, operation.bytes_parameter()) {
-        add(&mut fields, name.to_owned(), Data::Bytes(body.into()))?;
+        add(&mut fields, name.to_owned(), Data::Bytes(body))?;
     } else if !body.is_empty() {
         for (name, value) in read_body(operation, &body, format)? {
             add(&mut fields, name, value)?;
@@ -143,7 +143,7 @@ mod tests {
             };
             let (data, encoding) = input(&Put::OPERATION, found, Bytes::from_static(body), format).unwrap();
             Input::decode(data, &Place::root(encoding))
-                .map(|input| (input.count, input.frame.0))
+                .map(|input| (input.count, input.frame.0.to_vec()))
                 .map_err(|e| e.to_string())
         };
         assert_eq!(read("count=7", b"\0{\xff", Format::Bytes).unwrap(), (Some(7), b"\0{\xff".to_vec()));

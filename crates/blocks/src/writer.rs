@@ -44,12 +44,14 @@ struct State {
     next: u32,
     /// Counts appends.
     appended: u64,
+    /// Where records are put together. Kept, since fresh memory costs more than what is written into it.
+    records: Vec<u8>,
 }
 
 impl Writer {
     /// A writer whose first pack has the number `next`.
     pub(crate) fn new(storage: Arc<dyn Storage>, next: u32) -> Self {
-        let state = Mutex::new(State { open: None, next, appended: 0 });
+        let state = Mutex::new(State { open: None, next, appended: 0, records: Vec::new() });
         Self { storage, state, flushed: Mutex::new(0), is_poisoned: AtomicBool::new(false) }
     }
 
@@ -121,7 +123,7 @@ impl Writer {
     fn write(&self, state: &mut State, index: &RwLock<Index>, missing: &[&Block]) -> Result<u64, Error> {
         let mut stored = 0;
         let mut rest = missing;
-        let mut bytes = Vec::new();
+        let mut bytes = std::mem::take(&mut state.records);
         while !rest.is_empty() {
             bytes.clear();
             let open = self.opened(state, index)?;
@@ -157,6 +159,7 @@ impl Writer {
                 self.seal(state)?;
             }
         }
+        state.records = bytes;
         Ok(stored)
     }
 

@@ -53,7 +53,7 @@ impl Request {
                 for (name, value) in fields.iter().filter(|(name, _)| Some(&**name) != alone) {
                     query.push_data(name, value, rest.query);
                 }
-                Some(aside.into())
+                Some(aside)
             }
             (false, _) => {
                 for (name, value) in &fields {
@@ -75,8 +75,8 @@ impl Request {
 type Fields = Vec<(String, Data)>;
 
 /// The parameters as a tree: unset ones are left out. With `sets_aside` the bytes among them come apart.
-fn fields(input: &impl Wire, sets_aside: bool) -> Result<(Fields, Vec<u8>), ClientError> {
-    let mut json = PlainJson { aside: sets_aside.then(Vec::new), ..PlainJson::default() };
+fn fields(input: &impl Wire, sets_aside: bool) -> Result<(Fields, Bytes), ClientError> {
+    let mut json = PlainJson { aside: sets_aside.then(Bytes::new), ..PlainJson::default() };
     input.encode(&mut json);
     let aside = json.aside.unwrap_or_default();
     match Data::from_json(&json.out) {
@@ -272,7 +272,7 @@ mod tests {
             privilege: Read,
             rest: Rest::new(Method::Put, "/test/{name}", 204).body("frame"),
         }
-        let input = Input { name: "a b".into(), count: Some(7), frame: Binary(vec![0, 0xff]) };
+        let input = Input { name: "a b".into(), count: Some(7), frame: Binary(vec![0, 0xff].into()) };
         let request = Request::new(&Put::OPERATION, &input).unwrap();
         assert_eq!(request.path_and_query, "/api/test/a%20b?count=7");
         assert_eq!((request.body.as_deref(), request.content_type), (Some(&[0, 0xff][..]), "application/octet-stream"));

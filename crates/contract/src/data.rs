@@ -2,6 +2,7 @@
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use bytes::Bytes;
 use serde::de::{self, DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
 use std::cell::Cell;
 use std::fmt;
@@ -33,7 +34,7 @@ pub enum Data {
     /// `{"BINARY": …}` of the typed encoding, still in base64.
     Binary(String),
     /// Bytes as they are: a body that is a binary alone.
-    Bytes(Vec<u8>),
+    Bytes(Bytes),
     /// `{"OPTIONAL": …}` of the typed encoding.
     Optional(Option<Box<Data>>),
     /// A list.

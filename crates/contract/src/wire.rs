@@ -4,6 +4,7 @@ use std::fmt;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use bytes::Bytes;
 
 use crate::types::Type;
 use crate::{Data, Encoding, Writer};
@@ -210,9 +211,9 @@ pub struct DateTime(pub String);
 
 scalar!(DateTime, Type::DateTime, "a date_time", |v, w| w.string(&v.0), Data::String(v) => DateTime(v); |t| Some(DateTime(t.trim().to_owned())));
 
-/// Bytes: base64 in JSON and XML, themselves where the body is nothing else.
+/// Bytes: base64 in JSON and XML, themselves where the body is nothing else; not copied then.
 #[derive(Clone, PartialEq, Eq)]
-pub struct Binary(pub Vec<u8>);
+pub struct Binary(pub Bytes);
 
 impl fmt::Debug for Binary {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -234,7 +235,7 @@ impl Wire for Binary {
         };
         let bytes =
             STANDARD.decode(text.trim()).map_err(|e| at.invalid("lockstep.input.binary", format!("no base64: {e}")))?;
-        Ok(Self(bytes))
+        Ok(Self(bytes.into()))
     }
 
     fn encode(&self, w: &mut dyn Writer) {

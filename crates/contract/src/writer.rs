@@ -2,6 +2,7 @@
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use bytes::Bytes;
 
 /// Receives a value piece by piece. Structures and lists nest; every `begin_…` has its `end_…`.
 pub trait Writer {
@@ -18,7 +19,7 @@ pub trait Writer {
     /// A secret.
     fn secret(&mut self, v: &str);
     /// Bytes.
-    fn binary(&mut self, v: &[u8]);
+    fn binary(&mut self, v: &Bytes);
     /// An unset optional.
     fn none(&mut self);
     /// A set optional; its value follows.
@@ -75,7 +76,7 @@ pub struct PlainJson {
     /// Whether maps are lists of `{"key":…,"value":…}`, as in the legacy generation.
     pub maps_as_lists: bool,
     /// Where bytes go that are not to be written as base64: the text has an empty string in their place.
-    pub aside: Option<Vec<u8>>,
+    pub aside: Option<Bytes>,
     /// Whether unset fields are written, as null.
     pub keeps_unset: bool,
 }
@@ -112,10 +113,10 @@ impl Writer for PlainJson {
         write_string(&mut self.out, v);
     }
 
-    fn binary(&mut self, v: &[u8]) {
+    fn binary(&mut self, v: &Bytes) {
         match &mut self.aside {
             Some(aside) => {
-                aside.extend_from_slice(v);
+                *aside = v.clone();
                 write_string(&mut self.out, "");
             }
             None => write_string(&mut self.out, &STANDARD.encode(v)),
@@ -227,7 +228,7 @@ impl Writer for TypedJson {
         self.out.push(b'}');
     }
 
-    fn binary(&mut self, v: &[u8]) {
+    fn binary(&mut self, v: &Bytes) {
         self.out.extend_from_slice(b"{\"BINARY\":");
         write_string(&mut self.out, &STANDARD.encode(v));
         self.out.push(b'}');

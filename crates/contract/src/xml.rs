@@ -6,6 +6,7 @@
 //!
 //! Source: `api/cis-data-and-cdc.md`, A8.
 
+use bytes::Bytes;
 use quick_xml::events::{BytesStart, Event};
 use quick_xml::name::ResolveResult;
 use quick_xml::reader::NsReader;
@@ -244,7 +245,7 @@ impl Writer for XmlWriter {
         self.text(v);
     }
 
-    fn binary(&mut self, v: &[u8]) {
+    fn binary(&mut self, v: &Bytes) {
         use base64::Engine as _;
         self.text(&base64::engine::general_purpose::STANDARD.encode(v));
     }

@@ -235,13 +235,13 @@ async fn a_token_that_was_revoked_ends_the_sync_and_the_wait() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_peer_that_lies_is_told_so_and_writes_nothing() {
-    let frame = |text: &[u8]| Binary(lz4_flex::block::compress_prepend_size(text));
-    let mut bomb = frame(b"Datacenter\ta\t{}\n");
-    bomb.0[..4].copy_from_slice(&u32::MAX.to_le_bytes());
+    let frame = |text: &[u8]| Binary(lz4_flex::block::compress_prepend_size(text).into());
+    let mut bomb = lz4_flex::block::compress_prepend_size(b"Datacenter\ta\t{}\n");
+    bomb[..4].copy_from_slice(&u32::MAX.to_le_bytes());
     let long = "x".repeat(505);
     for (frame, expected) in [
-        (bomb, "a frame of 4294967295 bytes"),
-        (Binary(vec![0; 3]), ""),
+        (Binary(bomb.into()), "a frame of 4294967295 bytes"),
+        (Binary(vec![0; 3].into()), ""),
         (frame(b"Datacenter\ta\t{}\nDatacenter\ta\t{}\n"), "Datacenter a where it has no place"),
         (frame(b"Datacenter\tb\t{}\nDatacenter\ta\t{}\n"), "Datacenter a where it has no place"),
         (frame(b"Datacenter\ta\t\n"), "Datacenter a where it has no place"),
@@ -271,7 +271,7 @@ async fn a_peer_that_lies_is_told_so_and_writes_nothing() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_peer_that_goes_in_circles_is_stopped() {
-    let frame = |text: &[u8]| Binary(lz4_flex::block::compress_prepend_size(text));
+    let frame = |text: &[u8]| Binary(lz4_flex::block::compress_prepend_size(text).into());
     let place = |id: &str| TypedId { resource_type: "Datacenter".to_owned(), id: id.to_owned() };
     let circle = Liar { page: Some((frame(b""), Some(place("a")))), ..Liar::default() };
     let error = circle.serve().await.sync().await.unwrap_err().to_string();

@@ -53,7 +53,7 @@ impl Upstream for Local {
     }
 
     async fn write(&self, provider: Option<&str>, batch: &Batch) -> Result<Written, UpstreamError> {
-        self.stats.write_points(provider, batch.encode_to_vec()).await.map_err(refuse)
+        self.stats.write_points(provider, batch.encode_to_vec().into()).await.map_err(refuse)
     }
 
     fn spooling(&self) -> Spooling {

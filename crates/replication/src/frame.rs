@@ -213,24 +213,34 @@ impl Frame {
 }
 
 /// A frame that is being made.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct FrameWriter {
-    blocks: Vec<u8>,
+    /// The frame as it will be sent, up to its last block.
+    bytes: Vec<u8>,
     block_count: u32,
     runs: Vec<Run>,
     entries: usize,
     run_bytes: usize,
 }
 
+impl Default for FrameWriter {
+    fn default() -> Self {
+        Self::with_room(0)
+    }
+}
+
 impl FrameWriter {
-    /// An empty one, with room for so many bytes of blocks.
+    /// An empty one, with room for so many bytes.
     pub fn with_room(bytes: usize) -> Self {
-        Self { blocks: Vec::with_capacity(bytes), ..Self::default() }
+        let mut head = Vec::with_capacity(bytes.max(HEAD_BYTES));
+        // How much there is of what is filled in at the end.
+        head.resize(HEAD_BYTES, 0);
+        Self { bytes: head, block_count: 0, runs: Vec::new(), entries: 0, run_bytes: 0 }
     }
 
     /// Its length so far, in bytes.
     pub fn len(&self) -> usize {
-        HEAD_BYTES + self.blocks.len() + self.run_bytes
+        self.bytes.len() + self.run_bytes
     }
 
     /// Whether there is nothing in it.
@@ -243,14 +253,19 @@ impl FrameWriter {
         self.entries
     }
 
-    /// Adds a block. `plain_bytes` is that of its plain bytes; `bytes` are compressed when they are fewer.
-    pub fn block(&mut self, hash: &Hash, plain_bytes: usize, bytes: &[u8]) {
-        self.blocks.extend_from_slice(hash);
-        self.blocks.push(u8::from(bytes.len() < plain_bytes));
+    /// Adds a block. `plain_bytes` is that of its plain bytes; `append` appends these, or fewer that they were compressed to.
+    pub fn block(&mut self, hash: &Hash, plain_bytes: usize, append: impl FnOnce(&mut Vec<u8>)) {
+        self.bytes.extend_from_slice(hash);
+        let head = self.bytes.len();
+        // Filled in when it is known what follows.
+        self.bytes.extend_from_slice(&[0; BLOCK_HEAD_BYTES - HASH_BYTES]);
+        let start = self.bytes.len();
+        append(&mut self.bytes);
+        let length = self.bytes.len() - start;
+        self.bytes[head] = u8::from(length < plain_bytes);
         // Blocks have at most 64 KiB.
-        self.blocks.extend_from_slice(&(plain_bytes as u32).to_le_bytes());
-        self.blocks.extend_from_slice(&(bytes.len() as u32).to_le_bytes());
-        self.blocks.extend_from_slice(bytes);
+        self.bytes[head + 1..head + 5].copy_from_slice(&(plain_bytes as u32).to_le_bytes());
+        self.bytes[head + 5..start].copy_from_slice(&(length as u32).to_le_bytes());
         self.block_count += 1;
     }
 
@@ -281,12 +296,12 @@ impl FrameWriter {
 
     /// The frame.
     pub fn finish(self) -> Vec<u8> {
-        let mut out = Vec::with_capacity(self.len());
-        out.push(VERSION);
-        out.extend_from_slice(&self.block_count.to_le_bytes());
+        let mut out = self.bytes;
+        out.reserve(self.run_bytes);
+        out[0] = VERSION;
+        out[1..5].copy_from_slice(&self.block_count.to_le_bytes());
         // There are fewer runs than entries, and those are counted.
-        out.extend_from_slice(&(self.runs.len() as u32).to_le_bytes());
-        out.extend_from_slice(&self.blocks);
+        out[5..HEAD_BYTES].copy_from_slice(&(self.runs.len() as u32).to_le_bytes());
         for run in &self.runs {
             out.extend_from_slice(&run.disk.to_le_bytes());
             out.extend_from_slice(&run.first.to_le_bytes());
@@ -310,8 +325,8 @@ mod tests {
 
     fn sample() -> Vec<u8> {
         let mut writer = FrameWriter::default();
-        writer.block(&[1; 32], 3, b"abc");
-        writer.block(&[2; 32], 65536, b"small");
+        writer.block(&[1; 32], 3, |out| out.extend_from_slice(b"abc"));
+        writer.block(&[2; 32], 65536, |out| out.extend_from_slice(b"small"));
         writer.entry(2000, 7, Some([1; 32]));
         writer.entry(2000, 8, Some([2; 32]));
         writer.entry(2000, 9, None);

@@ -280,14 +280,18 @@ impl Flow {
         usize::try_from(best).unwrap_or(most).min(most)
     }
 
-    /// Waits until so many bytes may be sent. More than may be under way go when nothing else is.
-    pub async fn send(&self, bytes: u64) -> Sent<'_> {
+    /// Waits until so many bytes may be sent. More than may be under way go when nothing else is; none if they could be sent in parts:
+    /// something has broken since they were put together.
+    pub async fn send(&self, bytes: u64, is_divisible: bool) -> Option<Sent<'_>> {
         loop {
             let mut freed = std::pin::pin!(self.freed.notified());
             // Listening begins before the look, so that nothing is missed in between.
             freed.as_mut().enable();
             {
                 let mut window = self.window.lock();
+                if is_divisible && bytes > window.most() {
+                    return None;
+                }
                 if window.under_way == 0 || window.under_way + bytes <= window.most() {
                     window.under_way += bytes;
                     break;
@@ -310,7 +314,7 @@ impl Flow {
             self.line.serve(&mut state);
         }
         sent.turn = turn.await.ok();
-        sent
+        Some(sent)
     }
 
     /// What was sent so far and had to be sent again, or may have to be, in bytes.
@@ -359,10 +363,10 @@ mod tests {
     async fn flows_get_the_same_share_however_much_they_ask_for() {
         let line = Line::with_puts(None, 1);
         let (greedy, modest) = (line.join(), line.join());
-        let first = greedy.send(1000).await;
+        let first = greedy.send(1000, false).await.unwrap();
         let order = Mutex::new(Vec::new());
         let one = async |flow: &Flow, name: char, bytes: u64| {
-            let sent = flow.send(bytes).await;
+            let sent = flow.send(bytes, false).await.unwrap();
             order.lock().push(name);
             sent.arrived();
         };
@@ -388,14 +392,14 @@ mod tests {
     async fn who_gives_up_waiting_takes_no_turn() {
         let line = Line::with_puts(None, 1);
         let flow = line.join();
-        let first = flow.send(10).await;
+        let first = flow.send(10, false).await.unwrap();
         {
-            let second = flow.send(10);
+            let second = flow.send(10, false);
             let mut second = std::pin::pin!(second);
             assert!(tokio::time::timeout(Duration::ZERO, second.as_mut()).await.is_err());
         }
         first.arrived();
-        drop(flow.send(10).await);
+        drop(flow.send(10, false).await);
         assert_eq!(line.state.lock().in_flight, 0);
         assert_eq!(flow.wasted_bytes(), 10);
         drop(flow);
@@ -408,7 +412,7 @@ mod tests {
         let flow = line.join();
         let begun = Instant::now();
         for _ in 0..20 {
-            flow.send(1_000_000).await.arrived();
+            flow.send(1_000_000, false).await.unwrap().arrived();
         }
         // 20 MB at 100 MB/s; the last megabyte goes ahead of its time.
         assert!(begun.elapsed() >= Duration::from_millis(150), "{:?}", begun.elapsed());
@@ -422,6 +426,16 @@ mod tests {
         assert_eq!(most(100 << 20, 0, true), 4 << 20);
         assert_eq!(most(100 << 20, 3 << 20, true), 1 << 20);
         assert_eq!(most(u64::MAX, 0, false), WINDOW_MAX);
+    }
+
+    #[tokio::test]
+    async fn what_has_become_too_large_is_sent_in_parts_if_it_has_any() {
+        let flow = Line::new(None).join();
+        flow.send(WINDOW_MIN, true).await.unwrap().arrived();
+        drop(flow.send(1000, true).await.unwrap());
+        assert!(flow.send(WINDOW_MIN, true).await.is_none());
+        flow.send(WINDOW_MIN, false).await.unwrap().arrived();
+        flow.send(WINDOW_BROKEN_MIN, true).await.unwrap().arrived();
     }
 
     #[tokio::test]

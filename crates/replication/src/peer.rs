@@ -209,7 +209,7 @@ impl Replications {
                     Ok(())
                 })
                 .await?;
-                self.collect_garbage();
+                self.garbage.notify_one();
             }
         }
         self.forget(&record.id).await

@@ -34,9 +34,9 @@ use lockstep_site::table::{Context, Table};
 use parking_lot::Mutex;
 use tokio::sync::{OwnedRwLockReadGuard, RwLock, Semaphore};
 
-use crate::frame::{Frame, Hash};
+use crate::frame::{Frame, Run};
 use crate::receive_check as check;
-pub use crate::receive_store::{Committed, DiskSize, Doing, Draft, InstanceStore, Key, StoreError};
+pub use crate::receive_store::{Changes, Committed, DiskSize, Doing, Draft, InstanceStore, Key, StoreError};
 use crate::ship_map::{hex, read_hex};
 
 /// The id of the refusal of a root that differs.
@@ -263,14 +263,14 @@ impl Receive {
             return Err(check::invalid("count", &format!("at most {LEAVES_MAX}")));
         }
         let leaves = self.store.leaves(&key, disk, first, count).await.map_err(|error| told(&error))?;
-        Ok(Leaves { hashes: Binary(leaves.concat()) })
+        Ok(Leaves { hashes: Binary(leaves.concat().into()) })
     }
 
     async fn leaf(&self, context: Context, input: LeafInput) -> Result<Leaf, Error> {
         let key = self.admit(&context, input.replication, input.instance)?;
         let (disk, number) = (check::number(input.disk, "disk")?, check::number(input.leaf, "leaf")?);
         let leaf = self.store.leaf(&key, disk, number).await.map_err(|error| told(&error))?;
-        Ok(Leaf { leaf: Binary(leaf.into()) })
+        Ok(Leaf { leaf: Binary(leaf) })
     }
 
     async fn have(&self, context: Context, input: HaveInput) -> Result<Had, Error> {
@@ -281,7 +281,7 @@ impl Receive {
         for (i, is_there) in present.iter().take(hashes.len()).enumerate() {
             bits[i / 8] |= u8::from(*is_there) << (i % 8);
         }
-        Ok(Had { life: self.life.clone(), present: Binary(bits) })
+        Ok(Had { life: self.life.clone(), present: Binary(bits.into()) })
     }
 
     async fn put(&self, context: Context, input: PutInput) -> Result<Taken, Error> {
@@ -291,13 +291,14 @@ impl Receive {
         let checked = {
             let _turn = self.checks.acquire().await.map_err(|_| Error::internal())?;
             let checked = tokio::task::spawn_blocking(move || {
-                let frame = Frame::read(bytes.into()).map_err(|error| check::invalid("frame", &error.to_string()))?;
+                let frame = Frame::read(bytes).map_err(|error| check::invalid("frame", &error.to_string()))?;
                 check::blocks(&frame).map(|()| frame)
             });
             checked.await.map_err(|_| told(&StoreError::Away("the server is stopping".to_owned())))??
         };
         let draft = self.hold(&key).await?;
-        store(&**draft, checked).await.map_err(|error| told(&error))?;
+        let changes = changes(&checked.runs);
+        draft.store(checked.blocks, changes).await.map_err(|error| told(&error))?;
         Ok(Taken { life: self.life.clone() })
     }
 
@@ -356,18 +357,13 @@ fn no_draft(key: &Key) -> Error {
     Error::not_found(NO_DRAFT, message, vec![key.instance.clone()])
 }
 
-/// Stores a frame that was checked, durably.
-async fn store(draft: &dyn Draft, frame: Frame) -> Result<(), StoreError> {
-    if !frame.blocks.is_empty() {
-        draft.put(frame.blocks).await?;
-    }
-    // Blocks that changed here and there make many short runs: a disk's are set at once.
-    for of_disk in frame.runs.chunk_by(|run, next| run.disk == next.disk) {
-        let Some(first) = of_disk.first() else { continue };
-        let entries: Vec<(u32, Option<Hash>)> = of_disk.iter().flat_map(|run| run.entries()).collect();
-        draft.set(first.disk, &entries).await?;
-    }
-    draft.flush().await
+/// What a frame says of the maps. Blocks that changed here and there make many short runs: a disk's are changed at once.
+fn changes(runs: &[Run]) -> Vec<Changes> {
+    let of_disk = |runs: &[Run]| Changes {
+        disk: runs.first().map_or(0, |run| run.disk),
+        entries: runs.iter().flat_map(Run::entries).collect(),
+    };
+    runs.chunk_by(|run, next| run.disk == next.disk).map(of_disk).collect()
 }
 
 fn instance(name: String, committed: &Committed) -> Instance {

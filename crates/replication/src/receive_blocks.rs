@@ -6,7 +6,7 @@ use bytes::Bytes;
 use lockstep_blocks::{Error, Form, Instance, Name, Store};
 
 use crate::frame::{Block, Hash};
-use crate::receive_store::{Committed, DiskSize, Doing, Draft, InstanceStore, Key, StoreError};
+use crate::receive_store::{Changes, Committed, DiskSize, Doing, Draft, InstanceStore, Key, StoreError};
 
 /// Does something that waits for a disk.
 fn work<'a, T: Send + 'static>(work: impl FnOnce() -> Result<T, StoreError> + Send + 'static) -> Doing<'a, T> {
@@ -100,7 +100,7 @@ impl Draft for lockstep_blocks::Draft {
         work(move || lockstep_blocks::Draft::have(&draft, &hashes).map_err(told))
     }
 
-    fn put(&self, blocks: Vec<Block>) -> Doing<'_, ()> {
+    fn store(&self, blocks: Vec<Block>, changes: Vec<Changes>) -> Doing<'_, ()> {
         let draft = self.clone();
         work(move || {
             let block = |block: Block| lockstep_blocks::Block {
@@ -110,18 +110,10 @@ impl Draft for lockstep_blocks::Draft {
                 bytes: block.bytes,
             };
             let blocks: Vec<_> = blocks.into_iter().map(block).collect();
-            lockstep_blocks::Draft::put(&draft, &blocks).map_err(told)
+            draft.put(&blocks).map_err(told)?;
+            changes.iter().try_for_each(|of_disk| draft.set(of_disk.disk, &of_disk.entries)).map_err(told)?;
+            draft.flush().map_err(told)
         })
-    }
-
-    fn set<'a>(&'a self, disk: u32, entries: &'a [(u32, Option<Hash>)]) -> Doing<'a, ()> {
-        let (draft, entries) = (self.clone(), entries.to_vec());
-        work(move || lockstep_blocks::Draft::set(&draft, disk, &entries).map_err(told))
-    }
-
-    fn flush(&self) -> Doing<'_, ()> {
-        let draft = self.clone();
-        work(move || lockstep_blocks::Draft::flush(&draft).map_err(told))
     }
 
     fn commit(&self, root: Hash, time_ms: i64) -> Doing<'_, Committed> {

@@ -94,19 +94,22 @@ pub trait InstanceStore: Send + Sync + 'static {
     fn drafts<'a>(&'a self, replication: &'a str) -> Doing<'a, Vec<String>>;
 }
 
+/// What blocks of a disk are to be.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Changes {
+    /// The disk's key.
+    pub disk: u32,
+    /// Numbers of blocks, and what they are; none for zeroes.
+    pub entries: Vec<(u32, Option<Hash>)>,
+}
+
 /// An instance in the making. What it holds, and what it found, is kept until it is committed or abandoned.
 pub trait Draft: Send + Sync + 'static {
     /// Which of these blocks are there.
     fn have<'a>(&'a self, hashes: &'a [Hash]) -> Doing<'a, Vec<bool>>;
 
-    /// Stores blocks. They have been checked.
-    fn put(&self, blocks: Vec<Block>) -> Doing<'_, ()>;
-
-    /// Changes the map of a disk: numbers of blocks, and what they are; none for zeroes.
-    fn set<'a>(&'a self, disk: u32, entries: &'a [(u32, Option<Hash>)]) -> Doing<'a, ()>;
-
-    /// Makes all of the above durable.
-    fn flush(&self) -> Doing<'_, ()>;
+    /// Stores blocks, which have been checked, and changes the maps of disks; it is durable then.
+    fn store(&self, blocks: Vec<Block>, changes: Vec<Changes>) -> Doing<'_, ()>;
 
     /// Makes it an instance, whole or not at all, if the root of its map is `root` and all blocks are there.
     fn commit(&self, root: Hash, time_ms: i64) -> Doing<'_, Committed>;

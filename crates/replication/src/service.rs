@@ -79,6 +79,8 @@ pub struct Replications {
     /// Replications that the other side is to be told of. Held for a look-up.
     pub(crate) untold: Mutex<BTreeSet<String>>,
     pub(crate) tell: Notify,
+    /// Told when there may be garbage in the store.
+    pub(crate) garbage: Notify,
     /// Differs for each start.
     pub(crate) runtime_id: String,
 }
@@ -119,6 +121,7 @@ impl Replications {
             extended: Mutex::default(),
             untold: Mutex::default(),
             tell: Notify::new(),
+            garbage: Notify::new(),
             runtime_id: uuid::random()?,
         });
         here.take_up_tasks();

@@ -37,7 +37,9 @@ use crate::ship_map::{DiskMap, Leaf, LeafFiles, hex, leaf_blocks, leaf_count, re
 use crate::ship_peer::{Peer, malformed};
 use crate::ship_plan::{BLOCK_BYTES, LEAF_BLOCKS, Run, block_count, runs};
 pub use crate::ship_source::{DiskSource, Extent, Kind, LocalDisk, Reading, SourceError};
-use crate::ship_unit::{self, Done, Entry, Piece, UNIT_BYTES, UNIT_ENTRIES_MAX, UNIT_LEAVES_MAX, Unit, blocking};
+use crate::ship_unit::{
+    self, Done, Entry, LOCAL_UNIT_BYTES, Piece, UNIT_BYTES, UNIT_ENTRIES_MAX, UNIT_LEAVES_MAX, Unit, blocking,
+};
 
 /// Units of one sync that are under way.
 const UNITS_IN_FLIGHT_MAX: usize = 4;
@@ -518,17 +520,30 @@ impl Loading {
     /// These blocks must be read.
     async fn read(&mut self, disk: usize, number: u32, piece: Run) -> Result<(), ShipError> {
         let leaf = self.leaf(disk, number).await?;
+        let is_local = self.shared.disks[disk].source.local().is_some();
         let (mut first, mut left) = (piece.first, piece.count);
         while left > 0 {
-            let room = (UNIT_BYTES - self.unit.bytes) / BLOCK_BYTES as usize;
+            let bytes_left = match is_local {
+                // Where nothing was, all of it will differ: in small units it goes in the order of the disk, in which whoever begins
+                // anew asks for it.
+                true if leaf.is_zero() => UNIT_BYTES.saturating_sub(self.unit.local_bytes),
+                true => LOCAL_UNIT_BYTES - self.unit.local_bytes,
+                false => UNIT_BYTES - self.unit.bytes,
+            };
+            let room = bytes_left / BLOCK_BYTES as usize;
             if room == 0 {
                 self.send_off().await?;
                 continue;
             }
             self.touch(disk, number, &leaf).await?;
             let count = left.min(room as u32);
-            self.unit.pieces.push(Piece { disk, first, count });
-            self.unit.bytes += count as usize * BLOCK_BYTES as usize;
+            let unit = &mut self.unit;
+            let (pieces, bytes) = match is_local {
+                true => (&mut unit.local, &mut unit.local_bytes),
+                false => (&mut unit.pieces, &mut unit.bytes),
+            };
+            pieces.push(Piece { disk, first, count });
+            *bytes += count as usize * BLOCK_BYTES as usize;
             (first, left) = (first + count, left - count);
         }
         Ok(())

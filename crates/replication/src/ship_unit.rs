@@ -4,7 +4,8 @@
 //! between, it goes on with the question which of its blocks are missing.
 
 use std::cell::RefCell;
-use std::collections::{HashMap, HashSet};
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::io::Cursor;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -13,6 +14,7 @@ use bytes::Bytes;
 use lockstep_contract::Binary;
 use lockstep_contract::services::replication_receive::{Have, HaveInput, Put, PutInput};
 use tokio::task::JoinSet;
+use zstd::bulk::Compressor;
 
 use crate::frame::{BLOCK_HEAD_BYTES, FrameWriter, HASH_BYTES, Hash};
 use crate::limit::Flow;
@@ -21,8 +23,11 @@ use crate::ship_map::Leaf;
 use crate::ship_peer::{Failed, is_name, malformed};
 use crate::ship_plan::{BLOCK_BYTES, LEAF_BLOCKS};
 
-/// Plain bytes of a unit: with a few units under way, enough to keep disk, processors and line busy.
+/// Plain bytes of a unit that are held: with a few units under way, enough to keep disk, processors and line busy.
 pub(crate) const UNIT_BYTES: usize = 4 << 20;
+
+/// Bytes of a unit's files. They are not held: of what is compared in place only what differs is, and that is little as a rule.
+pub(crate) const LOCAL_UNIT_BYTES: usize = 64 << 20;
 
 /// Most entries of zeroes in a unit.
 pub(crate) const UNIT_ENTRIES_MAX: usize = 65_536;
@@ -68,9 +73,14 @@ pub(crate) struct Entry {
 /// What there is to do.
 #[derive(Debug, Default)]
 pub(crate) struct Unit {
+    /// To be read whole.
     pub(crate) pieces: Vec<Piece>,
-    /// Plain bytes of the pieces.
+    /// Plain bytes of these.
     pub(crate) bytes: usize,
+    /// To be compared in place: their disks are local.
+    pub(crate) local: Vec<Piece>,
+    /// Plain bytes of these.
+    pub(crate) local_bytes: usize,
     /// Blocks that are zeroes and were not before.
     pub(crate) entries: Vec<Entry>,
     /// The base's leaves for the pieces, by disk and number.
@@ -96,39 +106,38 @@ struct Block {
 /// Brings a unit to the destination.
 pub(crate) async fn run(shared: Arc<Shared>, unit: Unit) -> Result<Done, ShipError> {
     // Once as it was read, once as it is packed.
-    let _memory = shared.memory.take(2 * unit.bytes).await;
+    let _memory = shared.memory.take(2 * (unit.bytes + unit.local_bytes.min(UNIT_BYTES))).await;
     let touched = unit.leaves.keys().copied().collect();
-    let pieces = Arc::new(unit.pieces);
-    let (local, remote): (Vec<Piece>, Vec<Piece>) =
-        pieces.iter().partition(|piece| shared.disks[piece.disk].source.local().is_some());
-    let read = read(&shared, &remote).await?;
-    let here = shared.clone();
-    let search = blocking(move || {
-        let mut search = Search { leaves: &unit.leaves, found: Vec::new(), zeroes: 0 };
-        read.iter().for_each(|((disk, first), bytes)| search.read(*disk, *first, bytes));
-        local.iter().try_for_each(|piece| search.local(&here, piece))?;
-        Ok::<_, ShipError>(search.finish())
-    });
-    let (found, zeroes) = search.await??;
-    let mut entries = unit.entries;
-    shared.counts.zero_blocks.fetch_add(zeroes, Ordering::Relaxed);
-    shared.counts.changed_blocks.fetch_add((entries.len() + found.len()) as u64, Ordering::Relaxed);
-    let mut blocks = Vec::new();
-    let mut seen = HashSet::new();
-    for (entry, plain) in found {
-        entries.push(entry);
-        let Some(hash) = entry.hash else { continue };
-        if seen.insert(hash) {
-            blocks.push(Block { hash, plain });
-        } else {
-            shared.counts.deduplicated_blocks.fetch_add(1, Ordering::Relaxed);
+    let read = read(&shared, &unit.pieces).await?;
+    let mut search = Search::new(&shared, unit.leaves, read, unit.local);
+    let (mut entries, mut brought) = (unit.entries, 0);
+    shared.counts.changed_blocks.fetch_add(entries.len() as u64, Ordering::Relaxed);
+    loop {
+        let (back, found) = blocking(move || search.go_on().map(|found| (search, found))).await??;
+        search = back;
+        shared.counts.zero_blocks.fetch_add(found.zeroes, Ordering::Relaxed);
+        shared.counts.changed_blocks.fetch_add(found.blocks.len() as u64, Ordering::Relaxed);
+        let mut blocks = Vec::new();
+        let mut seen = HashSet::new();
+        for (entry, plain) in found.blocks {
+            entries.push(entry);
+            let Some(hash) = entry.hash else { continue };
+            if seen.insert(hash) {
+                blocks.push(Block { hash, plain });
+            } else {
+                shared.counts.deduplicated_blocks.fetch_add(1, Ordering::Relaxed);
+            }
+        }
+        if entries.len() > brought {
+            bring(&shared, blocks, &entries[brought..]).await?;
+            brought = entries.len();
+        }
+        shared.tell(found.looked_at);
+        if search.is_over() {
+            break;
         }
     }
-    if !entries.is_empty() {
-        bring(&shared, blocks, &entries).await?;
-    }
-    shared.tell(pieces.iter().map(|piece| range(&shared, piece).1).sum());
-    release(&shared, &pieces).await?;
+    release(&shared, &unit.pieces).await?;
     Ok(Done { entries, leaves: touched })
 }
 
@@ -166,10 +175,11 @@ async fn release(shared: &Arc<Shared>, pieces: &[Piece]) -> Result<(), ShipError
     Ok(())
 }
 
-fn ended(release: Option<Result<Result<(), ShipError>, tokio::task::JoinError>>) -> Result<(), ShipError> {
-    match release {
-        None => Ok(()),
-        Some(Ok(done)) => done,
+/// What a task answered; none when there was no task.
+fn ended<T>(task: Option<Result<Result<T, ShipError>, tokio::task::JoinError>>) -> Result<Option<T>, ShipError> {
+    match task {
+        None => Ok(None),
+        Some(Ok(done)) => done.map(Some),
         Some(Err(_)) => Err(ShipError::Stopped),
     }
 }
@@ -194,26 +204,23 @@ async fn read(shared: &Arc<Shared>, pieces: &[Piece]) -> Result<Vec<((usize, u32
     }
     let mut read = Vec::with_capacity(parts.len());
     let mut reads = JoinSet::new();
-    let mut parts = parts.into_iter();
-    loop {
-        while reads.len() < READS_IN_FLIGHT_MAX
-            && let Some((disk, offset, bytes)) = parts.next()
-        {
-            let shared = shared.clone();
-            reads.spawn(async move {
-                let data = shared.disks[disk].source.read(offset, bytes).await?;
-                if data.len() != bytes {
-                    return Err(ShipError::ShortRead { offset, asked: bytes, got: data.len() });
-                }
-                Ok(((disk, (offset / BLOCK_BYTES) as u32), data))
-            });
+    for (disk, offset, bytes) in parts {
+        if reads.len() >= READS_IN_FLIGHT_MAX {
+            read.extend(ended(reads.join_next().await)?);
         }
-        match reads.join_next().await {
-            None => return Ok(read),
-            Some(Ok(part)) => read.push(part?),
-            Some(Err(_)) => return Err(ShipError::Stopped),
-        }
+        let shared = shared.clone();
+        reads.spawn(async move {
+            let data = shared.disks[disk].source.read(offset, bytes).await?;
+            if data.len() != bytes {
+                return Err(ShipError::ShortRead { offset, asked: bytes, got: data.len() });
+            }
+            Ok(((disk, (offset / BLOCK_BYTES) as u32), data))
+        });
     }
+    while !reads.is_empty() {
+        read.extend(ended(reads.join_next().await)?);
+    }
+    Ok(read)
 }
 
 thread_local! {
@@ -222,59 +229,94 @@ thread_local! {
 }
 
 /// Looks for the blocks that differ from the base's.
-struct Search<'a> {
-    leaves: &'a HashMap<(usize, u32), Arc<Leaf>>,
-    found: Vec<(Entry, Bytes)>,
-    zeroes: u64,
+struct Search {
+    shared: Arc<Shared>,
+    leaves: HashMap<(usize, u32), Arc<Leaf>>,
+    /// What was read; with each part its disk and its first block.
+    read: Vec<((usize, u32), Bytes)>,
+    /// What is to be read yet, where it is looked at.
+    local: VecDeque<Piece>,
+    found: Found,
 }
 
-impl Search<'_> {
-    /// What a block is, when it differs.
-    fn look(&mut self, disk: usize, block: u32, plain: &[u8]) -> Option<Entry> {
-        let hash = (!is_zero(plain)).then(|| *blake3::hash(plain).as_bytes());
-        self.zeroes += u64::from(hash.is_none());
-        let before = self.leaves.get(&(disk, block / LEAF_BLOCKS)).and_then(|leaf| leaf.get(block % LEAF_BLOCKS));
-        (before != hash).then_some(Entry { disk, block, hash })
+/// What a search has found.
+#[derive(Default)]
+struct Found {
+    /// Blocks that differ.
+    blocks: Vec<(Entry, Bytes)>,
+    /// Plain bytes of these.
+    bytes: usize,
+    /// Blocks that are zeroes.
+    zeroes: u64,
+    /// Bytes that were looked at.
+    looked_at: u64,
+}
+
+impl Search {
+    fn new(
+        shared: &Arc<Shared>,
+        leaves: HashMap<(usize, u32), Arc<Leaf>>,
+        read: Vec<((usize, u32), Bytes)>,
+        local: Vec<Piece>,
+    ) -> Self {
+        Self { shared: shared.clone(), leaves, read, local: local.into(), found: Found::default() }
     }
 
-    /// In bytes that were read.
-    fn read(&mut self, disk: usize, first: u32, bytes: &Bytes) {
-        for (block, plain) in (first..).zip(bytes.chunks(BLOCK_BYTES as usize)) {
-            if let Some(entry) = self.look(disk, block, plain) {
-                self.found.push((entry, bytes.slice_ref(plain)));
+    /// Looks on until there is as much to bring as may be held. Answers what was found, in order.
+    fn go_on(&mut self) -> Result<Found, ShipError> {
+        for ((disk, first), bytes) in std::mem::take(&mut self.read) {
+            for (block, plain) in (first..).zip(bytes.chunks(BLOCK_BYTES as usize)) {
+                self.look(disk, block, plain, || bytes.slice_ref(plain));
             }
         }
-    }
-
-    /// In a file: hashed where it was read, and copied only if it differs.
-    fn local(&mut self, shared: &Shared, piece: &Piece) -> Result<(), ShipError> {
-        let source = &shared.disks[piece.disk].source;
-        let Some(local) = source.local() else { return Ok(()) };
-        let end = (u64::from(piece.first + piece.count) * BLOCK_BYTES).min(source.bytes());
-        let (mut offset, mut block) = (u64::from(piece.first) * BLOCK_BYTES, piece.first);
         BUFFER.with_borrow_mut(|buffer| {
             buffer.resize(LOCAL_READ_BYTES, 0);
-            while offset < end {
-                let length = (end - offset).min(LOCAL_READ_BYTES as u64) as usize;
-                let part = &mut buffer[..length];
-                local.read_at(offset, part)?;
-                for plain in part.chunks(BLOCK_BYTES as usize) {
-                    if let Some(entry) = self.look(piece.disk, block, plain) {
-                        self.found.push((entry, Bytes::copy_from_slice(plain)));
-                    }
-                    block += 1;
-                }
-                offset += length as u64;
+            while self.found.bytes < UNIT_BYTES
+                && let Some(piece) = self.local.pop_front()
+            {
+                self.look_in_place(piece, buffer)?;
             }
-            Ok(())
-        })
+            Ok::<_, ShipError>(())
+        })?;
+        let mut found = std::mem::take(&mut self.found);
+        // Parts come as they are read; in order they make longer runs.
+        found.blocks.sort_unstable_by_key(|(entry, _)| (entry.disk, entry.block));
+        Ok(found)
     }
 
-    /// The blocks that were found, in order, and how many of all that were looked at are zeroes.
-    fn finish(mut self) -> (Vec<(Entry, Bytes)>, u64) {
-        // Parts come as they are read; in order they make longer runs.
-        self.found.sort_unstable_by_key(|(entry, _)| (entry.disk, entry.block));
-        (self.found, self.zeroes)
+    /// Whether all was looked at.
+    fn is_over(&self) -> bool {
+        self.local.is_empty()
+    }
+
+    /// Looks at the first blocks of a piece; what is left of it is next.
+    fn look_in_place(&mut self, piece: Piece, buffer: &mut [u8]) -> Result<(), ShipError> {
+        let shared = self.shared.clone();
+        let Some(local) = shared.disks[piece.disk].source.local() else { return Ok(()) };
+        let count = piece.count.min((buffer.len() / BLOCK_BYTES as usize) as u32);
+        let (offset, length) = range(&shared, &Piece { count, ..piece });
+        let part = &mut buffer[..length as usize];
+        local.read_at(offset, part)?;
+        for (block, plain) in (piece.first..).zip(part.chunks(BLOCK_BYTES as usize)) {
+            // Hashed where it was read, and copied only if it differs.
+            self.look(piece.disk, block, plain, || Bytes::copy_from_slice(plain));
+        }
+        if count < piece.count {
+            self.local.push_front(Piece { first: piece.first + count, count: piece.count - count, ..piece });
+        }
+        Ok(())
+    }
+
+    /// Looks at a block, and keeps it when it differs.
+    fn look(&mut self, disk: usize, block: u32, plain: &[u8], keep: impl FnOnce() -> Bytes) {
+        let hash = (!is_zero(plain)).then(|| *blake3::hash(plain).as_bytes());
+        self.found.zeroes += u64::from(hash.is_none());
+        self.found.looked_at += plain.len() as u64;
+        let before = self.leaves.get(&(disk, block / LEAF_BLOCKS)).and_then(|leaf| leaf.get(block % LEAF_BLOCKS));
+        if before != hash {
+            self.found.bytes += plain.len();
+            self.found.blocks.push((Entry { disk, block, hash }, keep()));
+        }
     }
 }
 
@@ -313,17 +355,18 @@ async fn bring(shared: &Arc<Shared>, blocks: Vec<Block>, entries: &[Entry]) -> R
     let mut left = mine;
     loop {
         match attempt(shared, &mut left, entries).await {
-            Ok(()) => {
+            Ok(true) => {
                 shared.peer.got_on();
                 return Ok(());
             }
+            Ok(false) => {}
             Err(failed) => shared.peer.pause(failed).await?,
         }
     }
 }
 
-/// Tries it once. What is durable afterwards is taken out of `left`.
-async fn attempt(shared: &Arc<Shared>, left: &mut Vec<Block>, entries: &[Entry]) -> Result<(), Failed> {
+/// Tries it once. What is durable afterwards is taken out of `left`. False when the frames have become too large on the way.
+async fn attempt(shared: &Arc<Shared>, left: &mut Vec<Block>, entries: &[Entry]) -> Result<bool, Failed> {
     let mut life = None;
     let mut missing = Vec::new();
     if !left.is_empty() {
@@ -338,14 +381,18 @@ async fn attempt(shared: &Arc<Shared>, left: &mut Vec<Block>, entries: &[Entry])
     let mut frames = packed.into_iter();
     let mut last = frames.next_back().unwrap_or_default();
     for frame in frames {
-        put(shared, frame, &mut life, left).await?;
+        if !put(shared, frame, &mut life, left).await? {
+            return Ok(false);
+        }
     }
     for entry in entries {
         last.writer.entry(shared.disks[entry.disk].key, entry.block, entry.hash);
     }
-    put(shared, last, &mut life, left).await?;
+    if !put(shared, last, &mut life, left).await? {
+        return Ok(false);
+    }
     shared.counts.deduplicated_blocks.fetch_add(found, Ordering::Relaxed);
-    Ok(())
+    Ok(true)
 }
 
 /// Which blocks are there, and in which life.
@@ -356,7 +403,7 @@ async fn have(shared: &Shared, blocks: &[Block]) -> Result<(String, Vec<bool>), 
     let input = HaveInput {
         replication: shared.replication.clone(),
         instance: shared.instance.clone(),
-        hashes: Binary(hashes),
+        hashes: Binary(hashes.into()),
     };
     let had = shared.peer.try_call(Have, input).await?;
     let bits = had.present.0;
@@ -374,36 +421,61 @@ struct Packed {
     hashes: HashSet<Hash>,
 }
 
-/// Packs blocks into frames of about so many bytes.
-fn pack(blocks: Vec<Block>, frame_bytes: usize) -> Result<Vec<Packed>, ShipError> {
-    let mut packer = zstd::bulk::Compressor::new(ZSTD_LEVEL).map_err(ShipError::Pack)?;
-    let mut buffer = vec![0; zstd::zstd_safe::compress_bound(BLOCK_BYTES as usize)];
-    let mut frames: Vec<Packed> = Vec::new();
-    let mut left: usize = blocks.iter().map(|block| BLOCK_HEAD_BYTES + block.plain.len()).sum();
-    for Block { hash, plain } in blocks {
-        let length = packer.compress_to_buffer(&plain[..], &mut buffer).map_err(ShipError::Pack)?;
-        let bytes = if length < plain.len() { &buffer[..length] } else { &plain[..] };
-        let fits = |frame: &Packed| frame.writer.len() + BLOCK_HEAD_BYTES + bytes.len() <= frame_bytes;
-        if !frames.last().is_some_and(fits) {
-            frames.push(Packed { writer: FrameWriter::with_room(left.min(frame_bytes)), hashes: HashSet::new() });
-        }
-        left -= BLOCK_HEAD_BYTES + plain.len();
-        if let Some(frame) = frames.last_mut() {
-            frame.writer.block(&hash, plain.len(), bytes);
-            frame.hashes.insert(hash);
-        }
-    }
-    Ok(frames)
+thread_local! {
+    /// A new one for each frame would cost more than a block of it.
+    static PACKER: RefCell<Option<Compressor<'static>>> = const { RefCell::new(None) };
 }
 
-/// Puts a frame. Its blocks are durable when it is there, and leave `left`.
-async fn put(shared: &Shared, frame: Packed, life: &mut Option<String>, left: &mut Vec<Block>) -> Result<(), Failed> {
+/// Packs blocks into frames of at most so many bytes, or of one block.
+fn pack(blocks: Vec<Block>, frame_bytes: usize) -> Result<Vec<Packed>, ShipError> {
+    PACKER.with_borrow_mut(|packer| {
+        let packer = match packer {
+            Some(packer) => packer,
+            None => packer.insert(Compressor::new(ZSTD_LEVEL).map_err(ShipError::Pack)?),
+        };
+        let mut frames: Vec<Packed> = Vec::new();
+        let mut left: usize = blocks.iter().map(|block| BLOCK_HEAD_BYTES + block.plain.len()).sum();
+        for Block { hash, plain } in blocks {
+            let most = BLOCK_HEAD_BYTES + plain.len();
+            if frames.last().is_none_or(|frame| frame.writer.len() + most > frame_bytes) {
+                frames.push(Packed { writer: FrameWriter::with_room(left.min(frame_bytes)), hashes: HashSet::new() });
+            }
+            left -= most;
+            if let Some(frame) = frames.last_mut() {
+                frame.writer.block(&hash, plain.len(), |out| append(packer, &plain, out));
+                frame.hashes.insert(hash);
+            }
+        }
+        Ok(frames)
+    })
+}
+
+/// Appends a block, compressed where that makes it shorter.
+fn append(packer: &mut Compressor<'_>, plain: &[u8], out: &mut Vec<u8>) {
+    let start = out.len();
+    out.reserve(plain.len());
+    let mut behind = Cursor::new(out);
+    behind.set_position(start as u64);
+    // It fails when it does not get shorter than there is room for, among other things; none of them hinders sending it as it is.
+    let packed = packer.compress_to_buffer(plain, &mut behind);
+    let out = behind.into_inner();
+    if !packed.is_ok_and(|length| length < plain.len()) {
+        out.truncate(start);
+        out.extend_from_slice(plain);
+    }
+}
+
+/// Puts a frame. Its blocks are durable when it is there, and leave `left`. False when it is too large by now and has not been sent.
+async fn put(shared: &Shared, frame: Packed, life: &mut Option<String>, left: &mut Vec<Block>) -> Result<bool, Failed> {
     let flow: &Flow = &shared.flow;
     let bytes = frame.writer.finish();
-    let sent = flow.send(bytes.len() as u64).await;
+    let Some(sent) = flow.send(bytes.len() as u64, frame.hashes.len() > 1).await else { return Ok(false) };
     shared.counts.wire_bytes.fetch_add(bytes.len() as u64, Ordering::Relaxed);
-    let input =
-        PutInput { replication: shared.replication.clone(), instance: shared.instance.clone(), frame: Binary(bytes) };
+    let input = PutInput {
+        replication: shared.replication.clone(),
+        instance: shared.instance.clone(),
+        frame: Binary(bytes.into()),
+    };
     let taken = shared.peer.try_call(Put, input).await?;
     sent.arrived();
     if !is_name(&taken.life) {
@@ -415,7 +487,7 @@ async fn put(shared: &Shared, frame: Packed, life: &mut Option<String>, left: &m
         Some(life) if *life != taken.life => Err(Failed::Later("the destination was started anew".to_owned())),
         _ => {
             *life = Some(taken.life);
-            Ok(())
+            Ok(true)
         }
     }
 }
@@ -444,9 +516,9 @@ mod tests {
         let mut noise = vec![0; BLOCK_BYTES as usize];
         getrandom::fill(&mut noise).unwrap();
         let block = |i: u8, plain: &[u8]| Block { hash: [i; 32], plain: Bytes::copy_from_slice(plain) };
-        let blocks = vec![block(1, &noise), block(2, &[7; 65536]), block(3, &noise), block(4, &noise[..512])];
-        let frames = pack(blocks, 70_000).unwrap();
-        assert_eq!(frames.iter().map(|f| f.hashes.len()).collect::<Vec<_>>(), [2, 2]);
+        let blocks = vec![block(1, &noise), block(2, &[7; 65536]), block(3, &noise[..60_000]), block(4, &noise)];
+        let frames = pack(blocks, 140_000).unwrap();
+        assert_eq!(frames.iter().map(|f| f.hashes.len()).collect::<Vec<_>>(), [3, 1]);
         let read: Vec<_> = frames
             .into_iter()
             .flat_map(|f| crate::frame::Frame::read(f.writer.finish().into()).unwrap().blocks)
@@ -454,7 +526,7 @@ mod tests {
             .collect();
         assert_eq!(
             read,
-            [(1, false, 65536, false), (2, true, 65536, true), (3, false, 65536, false), (4, false, 512, false)]
+            [(1, false, 65536, false), (2, true, 65536, true), (3, false, 60_000, false), (4, false, 65536, false)]
         );
     }
 }

@@ -140,9 +140,9 @@ impl Replications {
                     let is_first = activity == Activity::InitialSync;
                     let last = last_sync(&shipped, &about, time_ms, began.elapsed());
                     handle.log(summary(&shipped, is_first));
-                    self.committed(id, last, about.known.clone()).await?;
-                    end(point, true).await;
-                    return Ok(());
+                    // Killed before it is written down, the next sync finds the instance at the destination.
+                    let (noted, ()) = tokio::join!(self.committed(id, last, about.known.clone()), end(point, true));
+                    return noted.map(drop);
                 }
                 Err(Stopped::Cancelled) => {
                     end(point, false).await;

@@ -10,6 +10,7 @@ use lockstep_contract::services::replication::vm::ExportInput;
 use lockstep_contract::services::replication::{DiskInfo, Instance, Side, codes};
 use lockstep_contract::{Error, ErrorKind};
 use lockstep_site::tasks::{Handle, cancelled};
+use tokio::time::Instant;
 
 use crate::record::Record;
 use crate::service::{Replications, blocking, peer_error};
@@ -25,13 +26,27 @@ const TIDY_EVERY: Duration = Duration::from_secs(3600);
 /// How long a draft is kept that nobody fills: its source may have been away, and does not come back.
 const DRAFT_AGE_MAX: Duration = Duration::from_secs(7 * 24 * 3600);
 
-/// Drops drafts that nobody fills any more, and frees what they and others left, from time to time; ends when the site stops.
+/// How long something that nothing needs any more is left: others may become so together with it.
+const GARBAGE_DELAY: Duration = Duration::from_secs(5);
+
+/// How much longer than a collection took the next one waits: each reads the maps of all instances, and each sync may leave garbage.
+const COLLECTIONS_APART: u32 = 20;
+
+/// Drops drafts that nobody fills any more from time to time, and frees what they and others left; ends when the site stops.
 pub(crate) async fn keep_tidy(here: Arc<Replications>) {
     let stopping = here.site.stopping();
     let work = async {
+        let mut next_tidy = Instant::now() + TIDY_EVERY;
         loop {
-            tokio::time::sleep(TIDY_EVERY).await;
-            here.tidy(DRAFT_AGE_MAX).await;
+            if tokio::time::timeout_at(next_tidy, here.garbage.notified()).await.is_err() {
+                next_tidy = Instant::now() + TIDY_EVERY;
+                here.tidy(DRAFT_AGE_MAX).await;
+                continue;
+            }
+            tokio::time::sleep(GARBAGE_DELAY).await;
+            let began = Instant::now();
+            here.collect_garbage().await;
+            tokio::time::sleep(began.elapsed() * COLLECTIONS_APART).await;
         }
     };
     tokio::select! {
@@ -132,7 +147,7 @@ impl Replications {
         .await?;
         if !removed.is_empty() {
             tracing::info!(replication = id, instances = removed.len(), "old instances were removed");
-            self.collect_garbage();
+            self.garbage.notify_one();
         }
         let bytes = i64::try_from(bytes).unwrap_or(i64::MAX);
         self.change(id, |record| {
@@ -158,20 +173,18 @@ impl Replications {
             }
         };
         if has_old || has_dropped {
-            self.collect_garbage();
+            self.garbage.notify_one();
         }
     }
 
-    /// Frees what nothing needs any more, in the background. One collection runs at a time; another finds less to do.
-    pub(crate) fn collect_garbage(&self) {
+    /// Frees what nothing needs any more.
+    async fn collect_garbage(&self) {
         let Ok(store) = self.store() else { return };
         let store = store.clone();
-        tokio::spawn(async move {
-            match blocking(move || store.collect_garbage()).await {
-                Ok(collected) => tracing::debug!(?collected, "garbage was collected"),
-                Err(error) => tracing::warn!(%error, "garbage was not collected"),
-            }
-        });
+        match blocking(move || store.collect_garbage()).await {
+            Ok(collected) => tracing::debug!(?collected, "garbage was collected"),
+            Err(error) => tracing::warn!(%error, "garbage was not collected"),
+        }
     }
 
     /// Reads everything that is stored, and tells what concerns this replication.

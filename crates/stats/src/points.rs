@@ -13,6 +13,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use bytes::Bytes;
 use lockstep_contract::counters::{Counter, counter};
 use lockstep_contract::points::{Batch as WireBatch, Series};
 use lockstep_contract::services::stats::agents::{WriteInput, Written};
@@ -162,7 +163,7 @@ impl Stats {
     /// # Errors
     /// `invalid_argument`, naming the series, or for a provider that never registered; `service_unavailable` while too much is under way; `unable_to_allocate_resource` on a
     /// full disk.
-    pub async fn write_points(self: &Arc<Self>, provider: Option<&str>, bytes: Vec<u8>) -> Result<Written, Error> {
+    pub async fn write_points(self: &Arc<Self>, provider: Option<&str>, bytes: Bytes) -> Result<Written, Error> {
         if let Some(provider) = provider
             && !self.presence.heard(provider, self.now_s())
         {

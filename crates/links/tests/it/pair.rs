@@ -471,7 +471,7 @@ impl Liar {
         let token = issue(&site, "link-1").await;
         let mut table = Table::default();
         let Self { token: told, models, page, more } = self;
-        let empty = || Binary(lz4_flex::block::compress_prepend_size(b""));
+        let empty = || Binary(lz4_flex::block::compress_prepend_size(b"").into());
         let version = if models.is_empty() { String::new() } else { "1".to_owned() };
         let started = Started { token: told.clone(), total: 1, models: version };
         table.register(Start, move |_, _| std::future::ready(Ok(started.clone())));

@@ -58,7 +58,7 @@ pub async fn keep_sampling(call: InProcess, stats: Arc<Stats>, inventory: Invent
         timer.tick().await;
         let batch = generate(&call.site, &inventory);
         let written = match call.call(Register, &register).await {
-            Ok(_) => stats.write_points(Some(GENERATED), batch.encode_to_vec()).await.map(drop),
+            Ok(_) => stats.write_points(Some(GENERATED), batch.encode_to_vec().into()).await.map(drop),
             Err(error) => Err(error),
         };
         if let Err(error) = written {

@@ -43,12 +43,12 @@ impl Lies {
         table.register(Open, move |_, _| {
             std::future::ready(Ok(Opened { life: lived(), committed: None, base: there.clone() }))
         });
-        table.register(Map, move |_, _| std::future::ready(Ok(Leaves { hashes: Binary(leaves.clone()) })));
-        table.register(GetLeaf, move |_, _| std::future::ready(Ok(Leaf { leaf: Binary(leaf.clone()) })));
+        table.register(Map, move |_, _| std::future::ready(Ok(Leaves { hashes: Binary(leaves.clone().into()) })));
+        table.register(GetLeaf, move |_, _| std::future::ready(Ok(Leaf { leaf: Binary(leaf.clone().into()) })));
         let lived = life.clone();
         table.register(Have, move |_, input| {
             let none = || vec![0; (input.hashes.0.len() / 32).div_ceil(8)];
-            let present = Binary(present.clone().unwrap_or_else(none));
+            let present = Binary(present.clone().unwrap_or_else(none).into());
             std::future::ready(Ok(Had { life: lived(), present }))
         });
         let lived = life;

@@ -23,7 +23,7 @@ fn open(replication: &str) -> OpenInput {
 }
 
 fn put(frame: Vec<u8>) -> PutInput {
-    PutInput { replication: "1-vm".to_owned(), instance: INSTANCE.to_owned(), frame: Binary(frame) }
+    PutInput { replication: "1-vm".to_owned(), instance: INSTANCE.to_owned(), frame: Binary(frame.into()) }
 }
 
 fn named() -> InstanceInput {
@@ -52,7 +52,7 @@ fn refusal<T: std::fmt::Debug>(outcome: Result<T, ClientError>) -> (ErrorKind, S
 
 fn frame_of(hash: Hash, plain_bytes: usize, bytes: &[u8]) -> Vec<u8> {
     let mut writer = FrameWriter::default();
-    writer.block(&hash, plain_bytes, bytes);
+    writer.block(&hash, plain_bytes, |out| out.extend_from_slice(bytes));
     writer.finish()
 }
 
@@ -66,8 +66,8 @@ async fn nothing_of_a_lying_source_is_stored() {
     let packed = zstd::bulk::compress(&plain, 1).unwrap();
     let bomb = zstd::bulk::compress(&vec![7u8; 64 << 20], 19).unwrap();
     let mut half_good = FrameWriter::default();
-    half_good.block(&hash, BLOCK, &packed);
-    half_good.block(&[1; 32], BLOCK, &packed);
+    half_good.block(&hash, BLOCK, |out| out.extend_from_slice(&packed));
+    half_good.block(&[1; 32], BLOCK, |out| out.extend_from_slice(&packed));
     let cases = [
         ("its bytes do not have its hash", frame_of([1; 32], BLOCK, &packed)),
         ("its bytes do not have its hash", frame_of([1; 32], BLOCK, &plain)),
@@ -128,10 +128,10 @@ async fn numbers_and_lists_have_limits() {
     let have = |hashes: Vec<u8>| HaveInput {
         replication: "1-vm".to_owned(),
         instance: INSTANCE.to_owned(),
-        hashes: Binary(hashes),
+        hashes: Binary(hashes.into()),
     };
     assert!(client.call(Have, have(Vec::new())).await.unwrap().present.0.is_empty());
-    assert_eq!(client.call(Have, have(vec![0; 9 * 32])).await.unwrap().present.0, [0, 0]);
+    assert_eq!(client.call(Have, have(vec![0; 9 * 32])).await.unwrap().present.0, [0, 0][..]);
     is_invalid(refusal(client.call(Have, have(vec![0; 33])).await));
     is_invalid(refusal(client.call(Have, have(vec![0; (HASHES_MAX + 1) * 32])).await));
     let map = |first: i64, count: i64| MapInput {
@@ -161,7 +161,7 @@ async fn a_link_has_its_own_replications_and_no_others() {
     let ask = async |client: &Client| {
         not_found(refusal(client.call(Open, open("1-vm")).await));
         not_found(refusal(client.call(Put, put(FrameWriter::default().finish())).await));
-        let hashes = Binary(vec![0; 32]);
+        let hashes = Binary(vec![0; 32].into());
         let have = HaveInput { replication: "1-vm".to_owned(), instance: INSTANCE.to_owned(), hashes };
         not_found(refusal(client.call(Have, have).await));
         not_found(refusal(client.call(Commit, commit([0; 32])).await));
@@ -189,7 +189,7 @@ async fn a_draft_is_found_again_after_a_restart() {
     assert_eq!(client.call(Put, put(frame_of(hash, BLOCK, &plain))).await.unwrap().life, life);
     pair.kill();
     pair.revive();
-    let hashes = Binary([hash, [1; 32]].concat());
+    let hashes = Binary([hash, [1; 32]].concat().into());
     let have = || HaveInput { replication: "1-vm".to_owned(), instance: INSTANCE.to_owned(), hashes: hashes.clone() };
     // The connection that is kept is a dead one: the first call may find out.
     let had = match client.call(Have, have()).await {
@@ -199,6 +199,6 @@ async fn a_draft_is_found_again_after_a_restart() {
             client.call(Have, have()).await.unwrap()
         }
     };
-    assert_eq!(had.present.0, [1]);
+    assert_eq!(had.present.0, [1][..]);
     assert_ne!(had.life, life, "what was not durable may be gone");
 }

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
 use lockstep_replication::frame::{Block, Hash};
-use lockstep_replication::receive::{Committed, DiskSize, Doing, Draft, InstanceStore, Key, StoreError};
+use lockstep_replication::receive::{Changes, Committed, DiskSize, Doing, Draft, InstanceStore, Key, StoreError};
 use parking_lot::Mutex;
 
 const BLOCK_BYTES: usize = 65536;
@@ -272,8 +272,8 @@ impl Draft for Open {
         }))
     }
 
-    fn put(&self, blocks: Vec<Block>) -> Doing<'_, ()> {
-        done(self.work(|making, world| {
+    fn store(&self, blocks: Vec<Block>, changes: Vec<Changes>) -> Doing<'_, ()> {
+        let stored = self.work(|making, world| {
             for block in blocks {
                 let plain: Bytes = match block.is_zstd {
                     true => zstd::bulk::decompress(&block.bytes, BLOCK_BYTES).unwrap().into(),
@@ -286,27 +286,23 @@ impl Draft for Open {
                     self.store.repeated.fetch_add(1, Ordering::Relaxed);
                 }
             }
-            Ok(())
-        }))
-    }
-
-    fn set<'a>(&'a self, disk: u32, entries: &'a [(u32, Option<Hash>)]) -> Doing<'a, ()> {
-        done(self.work(|making, _| {
-            let map = making.maps.get_mut(&disk).ok_or(StoreError::NotFound("disk"))?;
-            for (number, hash) in entries {
-                let entry = map.get_mut(*number as usize);
-                *entry.ok_or_else(|| StoreError::Invalid("a block behind the end of the disk".to_owned()))? = *hash;
+            for Changes { disk, entries } in changes {
+                let map = making.maps.get_mut(&disk).ok_or(StoreError::NotFound("disk"))?;
+                for (number, hash) in entries {
+                    let entry = map.get_mut(number as usize);
+                    *entry.ok_or_else(|| StoreError::Invalid("a block behind the end of the disk".to_owned()))? = hash;
+                }
             }
             Ok(())
-        }))
-    }
-
-    fn flush(&self) -> Doing<'_, ()> {
-        done(self.store.work(|inner| {
-            self.store.flushes.fetch_add(1, Ordering::Relaxed);
-            inner.durable = inner.now.clone();
-            Ok(())
-        }))
+        });
+        let flush = |()| {
+            self.store.work(|inner| {
+                self.store.flushes.fetch_add(1, Ordering::Relaxed);
+                inner.durable = inner.now.clone();
+                Ok(())
+            })
+        };
+        done(stored.and_then(flush))
     }
 
     fn commit(&self, root_expected: Hash, time_ms: i64) -> Doing<'_, Committed> {

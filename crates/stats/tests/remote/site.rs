@@ -118,7 +118,7 @@ impl Here {
     pub async fn write(&self, points: &[Written]) {
         let batch = Batch { series: points.iter().map(Written::series).collect() };
         let count: usize = points.iter().map(|one| one.points.len()).sum();
-        let written = self.stats.write_points(None, batch.encode_to_vec()).await.unwrap();
+        let written = self.stats.write_points(None, batch.encode_to_vec().into()).await.unwrap();
         assert_eq!((written.stored, written.too_old, written.too_new), (count as i64, 0, 0));
     }
 
