@@ -243,6 +243,11 @@ impl FrameWriter {
         self.bytes.len() + self.run_bytes
     }
 
+    /// The same without entries of the map.
+    pub fn blocks_len(&self) -> usize {
+        self.bytes.len()
+    }
+
     /// Whether there is nothing in it.
     pub fn is_empty(&self) -> bool {
         self.block_count == 0 && self.runs.is_empty()

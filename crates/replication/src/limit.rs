@@ -280,16 +280,16 @@ impl Flow {
         usize::try_from(best).unwrap_or(most).min(most)
     }
 
-    /// Waits until so many bytes may be sent. More than may be under way go when nothing else is; none if they could be sent in parts:
-    /// something has broken since they were put together.
-    pub async fn send(&self, bytes: u64, is_divisible: bool) -> Option<Sent<'_>> {
+    /// Waits until so many bytes may be sent. More than may be under way go when nothing else is; none if so many of them could be sent
+    /// in parts, and are alone more than that: something has broken since they were put together.
+    pub async fn send(&self, bytes: u64, divisible_bytes: u64) -> Option<Sent<'_>> {
         loop {
             let mut freed = std::pin::pin!(self.freed.notified());
             // Listening begins before the look, so that nothing is missed in between.
             freed.as_mut().enable();
             {
                 let mut window = self.window.lock();
-                if is_divisible && bytes > window.most() {
+                if divisible_bytes > window.most() {
                     return None;
                 }
                 if window.under_way == 0 || window.under_way + bytes <= window.most() {
@@ -363,10 +363,10 @@ mod tests {
     async fn flows_get_the_same_share_however_much_they_ask_for() {
         let line = Line::with_puts(None, 1);
         let (greedy, modest) = (line.join(), line.join());
-        let first = greedy.send(1000, false).await.unwrap();
+        let first = greedy.send(1000, 0).await.unwrap();
         let order = Mutex::new(Vec::new());
         let one = async |flow: &Flow, name: char, bytes: u64| {
-            let sent = flow.send(bytes, false).await.unwrap();
+            let sent = flow.send(bytes, 0).await.unwrap();
             order.lock().push(name);
             sent.arrived();
         };
@@ -392,14 +392,14 @@ mod tests {
     async fn who_gives_up_waiting_takes_no_turn() {
         let line = Line::with_puts(None, 1);
         let flow = line.join();
-        let first = flow.send(10, false).await.unwrap();
+        let first = flow.send(10, 0).await.unwrap();
         {
-            let second = flow.send(10, false);
+            let second = flow.send(10, 0);
             let mut second = std::pin::pin!(second);
             assert!(tokio::time::timeout(Duration::ZERO, second.as_mut()).await.is_err());
         }
         first.arrived();
-        drop(flow.send(10, false).await);
+        drop(flow.send(10, 0).await);
         assert_eq!(line.state.lock().in_flight, 0);
         assert_eq!(flow.wasted_bytes(), 10);
         drop(flow);
@@ -412,7 +412,7 @@ mod tests {
         let flow = line.join();
         let begun = Instant::now();
         for _ in 0..20 {
-            flow.send(1_000_000, false).await.unwrap().arrived();
+            flow.send(1_000_000, 0).await.unwrap().arrived();
         }
         // 20 MB at 100 MB/s; the last megabyte goes ahead of its time.
         assert!(begun.elapsed() >= Duration::from_millis(150), "{:?}", begun.elapsed());
@@ -431,11 +431,12 @@ mod tests {
     #[tokio::test]
     async fn what_has_become_too_large_is_sent_in_parts_if_it_has_any() {
         let flow = Line::new(None).join();
-        flow.send(WINDOW_MIN, true).await.unwrap().arrived();
-        drop(flow.send(1000, true).await.unwrap());
-        assert!(flow.send(WINDOW_MIN, true).await.is_none());
-        flow.send(WINDOW_MIN, false).await.unwrap().arrived();
-        flow.send(WINDOW_BROKEN_MIN, true).await.unwrap().arrived();
+        flow.send(WINDOW_MIN, WINDOW_MIN).await.unwrap().arrived();
+        drop(flow.send(1000, 1000).await.unwrap());
+        assert!(flow.send(WINDOW_MIN, WINDOW_MIN).await.is_none());
+        // What is large for another reason is not put together anew for ever.
+        flow.send(WINDOW_MIN, WINDOW_BROKEN_MIN).await.unwrap().arrived();
+        flow.send(WINDOW_BROKEN_MIN, WINDOW_BROKEN_MIN).await.unwrap().arrived();
     }
 
     #[tokio::test]

@@ -5,6 +5,7 @@
 //!    (plan)     (4 MiB)   └──────────────── a unit, four of them at a time ─────────────────────┘
 //!                                                                        all done ─► root ─► commit
 //! ```
+//! * A unit of a disk that is compared in place is 64 MiB, of which no more than 4 MiB that differ are held at a time.
 //! * What is shipped is what differs from the base, and of that what the destination lacks: never zeroes, never a block twice.
 //! * Every answer counts for good: what was put is durable. A call that fails is made again with growing pauses, until nothing got done for
 //!   as long as [`Way::patience`] ([`ShipError::GaveUp`]). A unit that was cut off asks again what is missing of it.

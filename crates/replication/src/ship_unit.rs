@@ -468,8 +468,10 @@ fn append(packer: &mut Compressor<'_>, plain: &[u8], out: &mut Vec<u8>) {
 /// Puts a frame. Its blocks are durable when it is there, and leave `left`. False when it is too large by now and has not been sent.
 async fn put(shared: &Shared, frame: Packed, life: &mut Option<String>, left: &mut Vec<Block>) -> Result<bool, Failed> {
     let flow: &Flow = &shared.flow;
+    // Packed anew, it would come in more frames; its entries stay together.
+    let divisible_bytes = if frame.hashes.len() > 1 { frame.writer.blocks_len() } else { 0 };
     let bytes = frame.writer.finish();
-    let Some(sent) = flow.send(bytes.len() as u64, frame.hashes.len() > 1).await else { return Ok(false) };
+    let Some(sent) = flow.send(bytes.len() as u64, divisible_bytes as u64).await else { return Ok(false) };
     shared.counts.wire_bytes.fetch_add(bytes.len() as u64, Ordering::Relaxed);
     let input = PutInput {
         replication: shared.replication.clone(),
