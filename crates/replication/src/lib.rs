@@ -67,6 +67,7 @@ mod ship_map;
 mod ship_peer;
 mod ship_plan;
 mod ship_source;
+mod ship_tags;
 mod ship_unit;
 mod show;
 mod sites;

@@ -11,6 +11,7 @@ use lockstep_contract::services::replication::{Side, codes};
 use lockstep_contract::{Error, ErrorKind};
 use lockstep_links::{Links, PeerSite};
 use lockstep_model::{Position, ResourceId, builtin};
+use lockstep_site::seal::Sealer;
 use lockstep_site::sessions::SessionKey;
 use lockstep_site::table::Table;
 use lockstep_site::tasks::Tasks;
@@ -24,7 +25,7 @@ use crate::receive::Receive;
 use crate::record::{Record, resource};
 use crate::recovered::{self, Accelerator, Recoveries};
 use crate::schedule::Schedule;
-use crate::ship;
+use crate::ship::{self, Tagger};
 use crate::turns::Turns;
 
 /// The author of what is written for replications.
@@ -66,6 +67,7 @@ pub struct Replications {
     pub(crate) turns: Turns,
     pub(crate) schedule: Schedule,
     pub(crate) memory: Memory,
+    pub(crate) tagger: Option<Tagger>,
     /// Held while a replication is made.
     pub(crate) starting: tokio::sync::Mutex<()>,
     /// One for each link, shared by its syncs. Held for a look-up.
@@ -96,6 +98,11 @@ impl Replications {
         links: Arc<Links>,
         config: Config,
     ) -> Result<Arc<Self>, Error> {
+        let sealer = Sealer::open(&site.config.data_dir).map_err(|error| {
+            let message = format!("the site's key cannot be used: {error}");
+            Error::new(ErrorKind::InternalServerError, "lockstep.replication.no_key", message, Vec::new())
+        })?;
+        let tagger = Tagger::new(&sealer.derive("lockstep tags of replicated blocks"));
         let owners = Arc::new(crate::peer::LinkOwners { site: site.clone(), links: links.clone() });
         let receive = match &config.store {
             Some(store) => Some(Receive::new(Arc::new(store.clone()), owners)?),
@@ -114,6 +121,7 @@ impl Replications {
             turns: Turns::default(),
             schedule: Schedule::default(),
             memory: Memory::default(),
+            tagger,
             starting: tokio::sync::Mutex::default(),
             lines: Mutex::default(),
             underway: Mutex::default(),

@@ -5,7 +5,8 @@
 //!    (plan)     (4 MiB)   └──────────────── a unit, four of them at a time ─────────────────────┘
 //!                                                                        all done ─► root ─► commit
 //! ```
-//! * A unit of a disk that is compared in place is 64 MiB, of which no more than 4 MiB that differ are held at a time.
+//! * A unit of a disk that is compared in place is 64 MiB, of which no more than 4 MiB that differ are held at a time. What has the tag
+//!   that it had in the base is not hashed (`ship_tags.rs`).
 //! * What is shipped is what differs from the base, and of that what the destination lacks: never zeroes, never a block twice.
 //! * Every answer counts for good: what was put is durable. A call that fails is made again with growing pauses, until nothing got done for
 //!   as long as [`Way::patience`] ([`ShipError::GaveUp`]). A unit that was cut off asks again what is missing of it.
@@ -38,6 +39,8 @@ use crate::ship_map::{DiskMap, Leaf, LeafFiles, hex, leaf_blocks, leaf_count, re
 use crate::ship_peer::{Peer, malformed};
 use crate::ship_plan::{BLOCK_BYTES, LEAF_BLOCKS, Run, block_count, runs};
 pub use crate::ship_source::{DiskSource, Extent, Kind, LocalDisk, Reading, SourceError};
+use crate::ship_tags::NO_TAG;
+pub use crate::ship_tags::{TAG_BYTES, Tagger};
 use crate::ship_unit::{
     self, Done, Entry, LOCAL_UNIT_BYTES, Piece, UNIT_BYTES, UNIT_ENTRIES_MAX, UNIT_LEAVES_MAX, Unit, blocking,
 };
@@ -102,6 +105,8 @@ pub struct Way {
     pub memory: Memory,
     /// Where the maps of replications are kept from one sync to the next: a directory, or nowhere.
     pub maps: Option<PathBuf>,
+    /// Makes the tags that are kept with the maps of disks that are files, if any are.
+    pub tagger: Option<Tagger>,
     /// How long nothing may get done before the sync gives up.
     pub patience: Duration,
 }
@@ -235,6 +240,8 @@ pub(crate) struct Shared {
     pub(crate) peer: Peer,
     pub(crate) flow: Flow,
     pub(crate) memory: Memory,
+    /// None without a place for tags.
+    pub(crate) tagger: Option<Tagger>,
     /// Hashes of the blocks that units under way bring. Held for a few steps.
     pub(crate) claimed: Mutex<HashSet<Hash>>,
     pub(crate) counts: Counts,
@@ -288,6 +295,7 @@ pub async fn ship(shipment: Shipment, way: &Way, progress: watch::Sender<Progres
         peer: Peer::new(way.client.clone(), way.patience),
         flow: if is_again { way.line.join_again() } else { way.line.join() },
         memory: way.memory.clone(),
+        tagger: way.tagger.clone().filter(|_| way.maps.is_some()),
         claimed: Mutex::default(),
         counts: Counts::default(),
         begun,
@@ -302,7 +310,8 @@ pub async fn ship(shipment: Shipment, way: &Way, progress: watch::Sender<Progres
         check_sizes(&shared.disks, base.as_ref())?;
     }
     let directory = way.maps.as_ref().map(|maps| maps.join(&shared.replication));
-    let files = Arc::new(blocking(move || LeafFiles::open(directory)).await?);
+    let tagger = shared.tagger.clone();
+    let files = Arc::new(blocking(move || LeafFiles::open(directory, tagger)).await?);
     let mut loading = Loading::begin(shared.clone(), files, base).await?;
     let read_bytes = loading.run(unlisted).await?;
     let Loading { files, maps, .. } = loading;
@@ -476,7 +485,7 @@ impl Loading {
                 leaves.push(match old_leaves.get(number as usize) {
                     Some(hash) if count == old_count => *hash,
                     Some(hash) => {
-                        let leaf = loading.load(disk.key, number, hash, old_count).await?.resized(count);
+                        let leaf = loading.load(disk, number, hash, old_count).await?.resized(count);
                         let hash = leaf.hash();
                         loading.resized.insert(hash, Arc::new(leaf));
                         hash
@@ -564,7 +573,7 @@ impl Loading {
                 self.send_off().await?;
             }
             self.touch(disk, number, &leaf).await?;
-            self.unit.entries.push(Entry { disk, block, hash: None });
+            self.unit.entries.push(Entry { disk, block, hash: None, tag: NO_TAG });
         }
         Ok(())
     }
@@ -593,27 +602,31 @@ impl Loading {
         let count = self.maps[disk].leaf_blocks(number);
         let leaf = match self.resized.get(&hash) {
             Some(leaf) => leaf.clone(),
-            None => Arc::new(self.load(self.shared.disks[disk].key, number, &hash, count).await?),
+            None => Arc::new(self.load(&self.shared.disks[disk], number, &hash, count).await?),
         };
         self.current = Some(((disk, number), leaf.clone()));
         Ok(leaf)
     }
 
     /// A leaf by its hash: from the files, or from the destination.
-    async fn load(&self, key: u32, number: u32, hash: &Hash, count: u32) -> Result<Leaf, ShipError> {
+    async fn load(&self, disk: &Disk, number: u32, hash: &Hash, count: u32) -> Result<Leaf, ShipError> {
         let zeroes = Leaf::zeroes(count);
         if zeroes.hash() == *hash {
             return Ok(zeroes);
         }
-        let (files, wanted) = (self.files.clone(), *hash);
-        if let Some(leaf) = blocking(move || files.read(&wanted, count)).await? {
+        let (files, wanted, is_local) = (self.files.clone(), *hash, disk.source.local().is_some());
+        let read = move || {
+            let leaf = files.read(&wanted, count)?;
+            Some(if is_local { files.with_tags(leaf, &wanted) } else { leaf })
+        };
+        if let Some(leaf) = blocking(read).await? {
             return Ok(leaf);
         }
         let Some(base) = &self.base else { return Err(malformed("a leaf of no base")) };
         let input = || LeafInput {
             replication: self.shared.replication.clone(),
             instance: base.clone(),
-            disk: i64::from(key),
+            disk: i64::from(disk.key),
             leaf: i64::from(number),
         };
         let bytes = self.shared.peer.call(GetLeaf, input).await?.leaf.0;
@@ -648,17 +661,20 @@ impl Loading {
         for entry in done.entries {
             self.maps[entry.disk].set(entry);
         }
+        for (disk, block, tag) in done.tags {
+            self.maps[disk].set_tag(block, tag);
+        }
         for (disk, number) in done.leaves {
             self.maps[disk].let_go(number);
         }
         let at = self.at;
-        let mut changed = Vec::new();
+        let mut kept = Vec::new();
         for (disk, map) in self.maps.iter_mut().enumerate().take(at.0 + 1) {
-            changed.extend(map.close_below(if disk < at.0 { u32::MAX } else { at.1 }));
+            kept.extend(map.close_below(if disk < at.0 { u32::MAX } else { at.1 }));
         }
-        if !changed.is_empty() {
+        if !kept.is_empty() {
             let files = self.files.clone();
-            blocking(move || changed.iter().for_each(|(hash, bytes)| files.write(hash, bytes))).await?;
+            blocking(move || kept.iter().for_each(|kept| files.keep(kept))).await?;
         }
         Ok(true)
     }

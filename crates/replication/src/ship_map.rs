@@ -3,29 +3,32 @@
 //! The source reckons the new instance's root by itself, and the destination commits only what has that root: whatever went wrong in
 //! between, an instance is what the source was. For that it needs the base's leaves where something changes. They are kept in a
 //! directory from the sync before, each in a file named by its hash; one that is not there, or not whole, is asked for at the destination, and
-//! believed when it has its hash.
+//! believed when it has its hash. Beside the leaf of a disk that was read from a file stand the tags of its blocks (`ship_tags.rs`).
 
 use std::collections::BTreeMap;
 use std::io::Write as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use lockstep_blocks::format;
 pub(crate) use lockstep_blocks::format::{hex, leaf_blocks, leaf_count};
 
 use crate::frame::{HASH_BYTES, Hash};
 use crate::ship_plan::LEAF_BLOCKS;
+use crate::ship_tags::{NO_TAG, Tag, Tagger};
 use crate::ship_unit::Entry;
 
 /// The entries of a leaf: as many as the disk has blocks there.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Leaf {
     entries: Vec<Option<Hash>>,
+    /// As many, or none at all.
+    tags: Vec<Tag>,
 }
 
 impl Leaf {
     /// A leaf of zeroes.
     pub(crate) fn zeroes(count: u32) -> Self {
-        Self { entries: vec![None; count as usize] }
+        Self { entries: vec![None; count as usize], tags: Vec::new() }
     }
 
     /// What a block holds, by its number in the leaf; none for zeroes, and behind the end.
@@ -33,20 +36,38 @@ impl Leaf {
         self.entries.get(number as usize).copied().flatten()
     }
 
+    /// The tag of what a block holds, by its number in the leaf; [`NO_TAG`] when none is known.
+    pub(crate) fn tag(&self, number: u32) -> Tag {
+        self.tags.get(number as usize).copied().unwrap_or(NO_TAG)
+    }
+
     /// Whether there is nothing but zeroes.
     pub(crate) fn is_zero(&self) -> bool {
         self.entries.iter().all(Option::is_none)
     }
 
-    fn set(&mut self, number: u32, hash: Option<Hash>) {
+    fn set(&mut self, number: u32, hash: Option<Hash>, tag: Tag) {
         if let Some(entry) = self.entries.get_mut(number as usize) {
             *entry = hash;
+        }
+        self.set_tag(number, tag);
+    }
+
+    fn set_tag(&mut self, number: u32, tag: Tag) {
+        if self.tags.is_empty() && tag != NO_TAG {
+            self.tags.resize(self.entries.len(), NO_TAG);
+        }
+        if let Some(place) = self.tags.get_mut(number as usize) {
+            *place = tag;
         }
     }
 
     /// The same with so many entries.
     pub(crate) fn resized(mut self, count: u32) -> Self {
         self.entries.resize(count as usize, None);
+        if !self.tags.is_empty() {
+            self.tags.resize(count as usize, NO_TAG);
+        }
         self
     }
 
@@ -64,7 +85,7 @@ impl Leaf {
             return None;
         }
         let entries = format::decode_leaf(bytes)?;
-        (entries.len() == count as usize).then_some(Self { entries })
+        (entries.len() == count as usize).then_some(Self { entries, tags: Vec::new() })
     }
 }
 
@@ -82,6 +103,7 @@ pub(crate) struct DiskMap {
 struct Open {
     leaf: Leaf,
     is_changed: bool,
+    has_new_tags: bool,
     /// Units on their way that touch it.
     units: usize,
 }
@@ -100,15 +122,23 @@ impl DiskMap {
     /// A unit on its way touches a leaf, which is this in the base.
     pub(crate) fn touch(&mut self, number: u32, base: &Leaf) {
         let count = leaf_blocks(self.blocks, number);
-        let open = || Open { leaf: base.clone().resized(count), is_changed: false, units: 0 };
+        let open = || Open { leaf: base.clone().resized(count), is_changed: false, has_new_tags: false, units: 0 };
         self.open.entry(number).or_insert_with(open).units += 1;
     }
 
     /// Says what a block has become, in a leaf that is touched.
     pub(crate) fn set(&mut self, entry: Entry) {
         if let Some(open) = self.open.get_mut(&(entry.block / LEAF_BLOCKS)) {
-            open.leaf.set(entry.block % LEAF_BLOCKS, entry.hash);
+            open.leaf.set(entry.block % LEAF_BLOCKS, entry.hash, entry.tag);
             open.is_changed = true;
+        }
+    }
+
+    /// Says the tag of a block that has not changed, in a leaf that is touched.
+    pub(crate) fn set_tag(&mut self, block: u32, tag: Tag) {
+        if let Some(open) = self.open.get_mut(&(block / LEAF_BLOCKS)) {
+            open.leaf.set_tag(block % LEAF_BLOCKS, tag);
+            open.has_new_tags = true;
         }
     }
 
@@ -119,35 +149,48 @@ impl DiskMap {
         }
     }
 
-    /// Reckons the leaves below `end` that nothing is under way for; those that changed come with their hash.
-    pub(crate) fn close_below(&mut self, end: u32) -> Vec<(Hash, Vec<u8>)> {
+    /// Reckons the leaves below `end` that nothing is under way for. Answers what there is to keep of them.
+    pub(crate) fn close_below(&mut self, end: u32) -> Vec<Kept> {
         let closing: Vec<u32> = self.open.range(..end).filter(|(_, open)| open.units == 0).map(|(n, _)| *n).collect();
-        let mut changed = Vec::new();
+        let mut kept = Vec::new();
         for number in closing {
             let Some(open) = self.open.remove(&number) else { continue };
-            if !open.is_changed {
-                continue;
+            let Some(place) = self.leaves.get_mut(number as usize) else { continue };
+            let bytes = open.is_changed.then(|| open.leaf.encode());
+            if let Some(bytes) = &bytes {
+                *place = format::hash_of(bytes);
             }
-            let bytes = open.leaf.encode();
-            let hash = format::hash_of(&bytes);
-            if let Some(place) = self.leaves.get_mut(number as usize) {
-                *place = hash;
+            if open.is_changed || open.has_new_tags {
+                kept.push(Kept { hash: *place, bytes, tags: open.leaf.tags });
             }
-            changed.push((hash, bytes));
         }
-        changed
+        kept
     }
+}
+
+/// What is kept of a leaf.
+#[derive(Debug)]
+pub(crate) struct Kept {
+    hash: Hash,
+    /// The leaf, when it is not kept yet.
+    bytes: Option<Vec<u8>>,
+    /// The tags of its blocks, or none.
+    tags: Vec<Tag>,
 }
 
 /// Leaves in files of a directory.
 #[derive(Debug)]
 pub(crate) struct LeafFiles {
     directory: Option<PathBuf>,
+    tagger: Option<Tagger>,
 }
+
+/// What a file of tags is named, behind its leaf's hash.
+const TAGS_EXTENSION: &str = "tags";
 
 impl LeafFiles {
     /// The files of one replication; none are kept without a directory.
-    pub(crate) fn open(directory: Option<PathBuf>) -> Self {
+    pub(crate) fn open(directory: Option<PathBuf>, tagger: Option<Tagger>) -> Self {
         let made = directory.filter(|directory| match std::fs::create_dir_all(directory) {
             Ok(()) => true,
             Err(error) => {
@@ -155,7 +198,7 @@ impl LeafFiles {
                 false
             }
         });
-        Self { directory: made }
+        Self { directory: made, tagger }
     }
 
     fn path(&self, hash: &Hash) -> Option<PathBuf> {
@@ -168,17 +211,46 @@ impl LeafFiles {
         Leaf::checked(&bytes, hash, count)
     }
 
-    /// Keeps a leaf. That it could not be kept costs a call the next time, and nothing else. Nothing is flushed: a torn file does not
-    /// have its hash.
+    /// The leaf with the tags of its blocks, as far as they are kept.
+    pub(crate) fn with_tags(&self, mut leaf: Leaf, hash: &Hash) -> Leaf {
+        let count = leaf.entries.len() as u32;
+        let read = || {
+            let bytes = std::fs::read(self.path(hash)?.with_extension(TAGS_EXTENSION)).ok()?;
+            self.tagger.as_ref()?.decode(hash, count, &bytes)
+        };
+        leaf.tags = read().unwrap_or_default();
+        leaf
+    }
+
+    /// Keeps a leaf and its tags.
+    pub(crate) fn keep(&self, kept: &Kept) {
+        if let Some(bytes) = &kept.bytes {
+            self.write(&kept.hash, bytes);
+        }
+        if let (Some(tagger), Some(path)) = (&self.tagger, self.path(&kept.hash))
+            && !kept.tags.is_empty()
+        {
+            Self::write_file(&path.with_extension(TAGS_EXTENSION), &tagger.encode(&kept.hash, &kept.tags));
+        }
+    }
+
+    /// Keeps a leaf.
     pub(crate) fn write(&self, hash: &Hash, bytes: &[u8]) {
-        let Some(path) = self.path(hash) else { return };
+        if let Some(path) = self.path(hash) {
+            Self::write_file(&path, bytes);
+        }
+    }
+
+    /// That it could not be kept costs a call the next time, or hashing, and nothing else. Nothing is flushed: a torn file does not
+    /// have its hash, or its seal.
+    fn write_file(path: &Path, bytes: &[u8]) {
         let write = || -> std::io::Result<()> {
             let temporary = path.with_extension("new");
             std::fs::File::create(&temporary)?.write_all(bytes)?;
-            std::fs::rename(&temporary, &path)
+            std::fs::rename(&temporary, path)
         };
         if let Err(error) = write() {
-            tracing::debug!(%error, path = %path.display(), "a leaf was not kept");
+            tracing::debug!(%error, path = %path.display(), "what is known of a leaf was not kept");
         }
     }
 
@@ -187,8 +259,11 @@ impl LeafFiles {
         let Some(directory) = &self.directory else { return };
         let Ok(files) = std::fs::read_dir(directory) else { return };
         for file in files.flatten() {
-            let name = file.file_name();
-            let is_kept = name.to_str().and_then(read_hex).is_some_and(|hash| keep.contains(&hash));
+            let name = PathBuf::from(file.file_name());
+            let is_known = name.extension().is_none_or(|extension| extension == TAGS_EXTENSION);
+            let stem = name.file_stem().filter(|_| is_known);
+            let is_kept =
+                stem.and_then(|stem| stem.to_str()).and_then(read_hex).is_some_and(|hash| keep.contains(&hash));
             if !is_kept {
                 // What cannot be removed is removed another time.
                 let _ = std::fs::remove_file(file.path());

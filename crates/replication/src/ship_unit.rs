@@ -22,6 +22,7 @@ use crate::ship::{Shared, ShipError};
 use crate::ship_map::Leaf;
 use crate::ship_peer::{Failed, is_name, malformed};
 use crate::ship_plan::{BLOCK_BYTES, LEAF_BLOCKS};
+use crate::ship_tags::{NO_TAG, Tag};
 
 /// Plain bytes of a unit that are held: with a few units under way, enough to keep disk, processors and line busy.
 pub(crate) const UNIT_BYTES: usize = 4 << 20;
@@ -32,7 +33,7 @@ pub(crate) const LOCAL_UNIT_BYTES: usize = 64 << 20;
 /// Most entries of zeroes in a unit.
 pub(crate) const UNIT_ENTRIES_MAX: usize = 65_536;
 
-/// Most leaves that a unit touches: each takes some 130 KB while it does.
+/// Most leaves that a unit touches: each takes some 130 KB while it does, or 200 with tags.
 pub(crate) const UNIT_LEAVES_MAX: usize = 32;
 
 /// Bytes of one read.
@@ -68,6 +69,8 @@ pub(crate) struct Entry {
     pub(crate) disk: usize,
     pub(crate) block: u32,
     pub(crate) hash: Option<Hash>,
+    /// The tag of what it is to be, when it was read from a file.
+    pub(crate) tag: Tag,
 }
 
 /// What there is to do.
@@ -92,6 +95,8 @@ pub(crate) struct Unit {
 pub(crate) struct Done {
     /// What differs from the base.
     pub(crate) entries: Vec<Entry>,
+    /// Tags of what does not: the disk, the block, the tag.
+    pub(crate) tags: Vec<(usize, u32, Tag)>,
     /// The leaves that it touched, by disk and number.
     pub(crate) leaves: Vec<(usize, u32)>,
 }
@@ -110,13 +115,14 @@ pub(crate) async fn run(shared: Arc<Shared>, unit: Unit) -> Result<Done, ShipErr
     let touched = unit.leaves.keys().copied().collect();
     let read = read(&shared, &unit.pieces).await?;
     let mut search = Search::new(&shared, unit.leaves, read, unit.local);
-    let (mut entries, mut brought) = (unit.entries, 0);
+    let (mut entries, mut tags, mut brought) = (unit.entries, Vec::new(), 0);
     shared.counts.changed_blocks.fetch_add(entries.len() as u64, Ordering::Relaxed);
     loop {
         let (back, found) = blocking(move || search.go_on().map(|found| (search, found))).await??;
         search = back;
         shared.counts.zero_blocks.fetch_add(found.zeroes, Ordering::Relaxed);
         shared.counts.changed_blocks.fetch_add(found.blocks.len() as u64, Ordering::Relaxed);
+        tags.extend(found.tags);
         let mut blocks = Vec::new();
         let mut seen = HashSet::new();
         for (entry, plain) in found.blocks {
@@ -138,7 +144,7 @@ pub(crate) async fn run(shared: Arc<Shared>, unit: Unit) -> Result<Done, ShipErr
         }
     }
     release(&shared, &unit.pieces).await?;
-    Ok(Done { entries, leaves: touched })
+    Ok(Done { entries, tags, leaves: touched })
 }
 
 /// Offset and length of a piece, in bytes.
@@ -246,6 +252,8 @@ struct Found {
     blocks: Vec<(Entry, Bytes)>,
     /// Plain bytes of these.
     bytes: usize,
+    /// Tags that were not known, of blocks that do not differ.
+    tags: Vec<(usize, u32, Tag)>,
     /// Blocks that are zeroes.
     zeroes: u64,
     /// Bytes that were looked at.
@@ -266,7 +274,7 @@ impl Search {
     fn go_on(&mut self) -> Result<Found, ShipError> {
         for ((disk, first), bytes) in std::mem::take(&mut self.read) {
             for (block, plain) in (first..).zip(bytes.chunks(BLOCK_BYTES as usize)) {
-                self.look(disk, block, plain, || bytes.slice_ref(plain));
+                self.look(disk, block, plain, NO_TAG, || bytes.slice_ref(plain));
             }
         }
         BUFFER.with_borrow_mut(|buffer| {
@@ -298,8 +306,9 @@ impl Search {
         let part = &mut buffer[..length as usize];
         local.read_at(offset, part)?;
         for (block, plain) in (piece.first..).zip(part.chunks(BLOCK_BYTES as usize)) {
-            // Hashed where it was read, and copied only if it differs.
-            self.look(piece.disk, block, plain, || Bytes::copy_from_slice(plain));
+            // Looked at where it was read, and copied only if it differs.
+            let tag = shared.tagger.as_ref().filter(|_| !is_zero(plain)).map_or(NO_TAG, |tagger| tagger.tag(plain));
+            self.look(piece.disk, block, plain, tag, || Bytes::copy_from_slice(plain));
         }
         if count < piece.count {
             self.local.push_front(Piece { first: piece.first + count, count: piece.count - count, ..piece });
@@ -307,15 +316,20 @@ impl Search {
         Ok(())
     }
 
-    /// Looks at a block, and keeps it when it differs.
-    fn look(&mut self, disk: usize, block: u32, plain: &[u8], keep: impl FnOnce() -> Bytes) {
+    /// Looks at a block, and keeps it when it differs. Its tag may be known.
+    fn look(&mut self, disk: usize, block: u32, plain: &[u8], tag: Tag, keep: impl FnOnce() -> Bytes) {
+        self.found.looked_at += plain.len() as u64;
+        let leaf = self.leaves.get(&(disk, block / LEAF_BLOCKS));
+        if tag != NO_TAG && leaf.is_some_and(|leaf| leaf.tag(block % LEAF_BLOCKS) == tag) {
+            return;
+        }
         let hash = (!is_zero(plain)).then(|| *blake3::hash(plain).as_bytes());
         self.found.zeroes += u64::from(hash.is_none());
-        self.found.looked_at += plain.len() as u64;
-        let before = self.leaves.get(&(disk, block / LEAF_BLOCKS)).and_then(|leaf| leaf.get(block % LEAF_BLOCKS));
-        if before != hash {
+        if leaf.and_then(|leaf| leaf.get(block % LEAF_BLOCKS)) != hash {
             self.found.bytes += plain.len();
-            self.found.blocks.push((Entry { disk, block, hash }, keep()));
+            self.found.blocks.push((Entry { disk, block, hash, tag }, keep()));
+        } else if tag != NO_TAG {
+            self.found.tags.push((disk, block, tag));
         }
     }
 }

@@ -80,6 +80,7 @@ impl Replications {
             line: self.line(&record.link),
             memory: self.memory.clone(),
             maps: Some(self.config.maps.clone()),
+            tagger: self.tagger.clone(),
             patience: self.config.patience,
         };
         // Of one that ended, nothing is pending.

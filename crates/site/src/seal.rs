@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 
 use lockstep_contract::Secret;
 use ring::aead::{Aad, CHACHA20_POLY1305, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
+use ring::hmac;
 
 /// The file of the key in the data directory.
 pub const KEY_FILE: &str = "seal-key";
@@ -44,6 +45,7 @@ pub enum SealError {
 /// Seals and opens with the key of one data directory.
 pub struct Sealer {
     key: LessSafeKey,
+    root: hmac::Key,
 }
 
 impl Sealer {
@@ -61,7 +63,16 @@ impl Sealer {
         let mut file = fs::File::open(&path).map_err(file_error)?;
         (&mut file).take(KEY_BYTES as u64 + 1).read_to_end(&mut bytes).map_err(file_error)?;
         let key = UnboundKey::new(&CHACHA20_POLY1305, &bytes).map_err(|_| SealError::Key { path: path.clone() })?;
-        Ok(Self { key: LessSafeKey::new(key) })
+        let root = hmac::Key::new(hmac::HMAC_SHA256, &bytes);
+        Ok(Self { key: LessSafeKey::new(key), root })
+    }
+
+    /// A key for `purpose`, the same each time: HMAC-SHA256 of it under the file's key.
+    pub fn derive<const N: usize>(&self, purpose: &str) -> [u8; N] {
+        const { assert!(N <= ring::digest::SHA256_OUTPUT_LEN, "a key is part of an HMAC") };
+        let mut derived = [0; N];
+        derived.copy_from_slice(&hmac::sign(&self.root, purpose.as_bytes()).as_ref()[..N]);
+        derived
     }
 
     /// Seals a secret for `purpose`.
@@ -136,6 +147,9 @@ mod tests {
         let again = Sealer::open(dir.path()).unwrap();
         assert_eq!(again.open_sealed("link-1", &sealed).unwrap(), secret);
         assert_ne!(again.seal("link-1", &secret).unwrap(), sealed, "no nonce comes twice");
+        let derived: [u8; 16] = again.derive("one");
+        assert_eq!(Sealer::open(dir.path()).unwrap().derive("one"), derived);
+        assert_ne!(again.derive("another"), derived);
         let mode = fs::metadata(dir.path().join(KEY_FILE)).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o600);
 

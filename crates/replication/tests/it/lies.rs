@@ -70,6 +70,7 @@ impl Lies {
             line: Line::new(None),
             memory: Memory::default(),
             maps: None,
+            tagger: None,
             patience: Duration::from_millis(500),
         };
         let mut vm = Machine::new(1, &[10 * BLOCK]);

@@ -24,7 +24,7 @@ use lockstep_replication::limit::{Line, Memory};
 use lockstep_replication::receive::{InstanceStore, Key, Owners, Receive};
 use lockstep_replication::ship::{
     Base, Disk, DiskSource, Extent, Kind, LocalDisk, Progress, Reading, ShipError, Shipment, Shipped, SourceError,
-    Unlisted, Way, ship,
+    TAG_BYTES, Tagger, Unlisted, Way, ship,
 };
 use lockstep_site::Site;
 use lockstep_site::caller::Caller;
@@ -38,6 +38,9 @@ use tokio::sync::watch;
 use store::Store;
 
 pub const BLOCK: usize = 65536;
+
+/// What tags are made under.
+pub const TAG_KEY: [u8; TAG_BYTES] = [7; TAG_BYTES];
 
 /// Enough like random.
 #[derive(Clone)]
@@ -377,6 +380,7 @@ impl Pair {
             line: self.line.clone(),
             memory: self.memory.clone(),
             maps: Some(self.maps.path().to_owned()),
+            tagger: Tagger::new(&TAG_KEY),
             patience: Duration::from_secs(60),
         }
     }
@@ -498,6 +502,8 @@ pub struct Machine {
     pub changed: Vec<BTreeSet<u32>>,
     pub base: Option<Base>,
     pub random: Random,
+    /// Whether its disks are read as files; without it either way has its turn.
+    pub is_local: Option<bool>,
 }
 
 impl Machine {
@@ -508,6 +514,7 @@ impl Machine {
             changed: vec![BTreeSet::new(); sizes.len()],
             base: None,
             random: Random::new(seed),
+            is_local: None,
         }
     }
 
@@ -572,11 +579,10 @@ impl Machine {
     /// A reading of the machine as it is now.
     pub fn shipment(&mut self, mode: Mode) -> Shipment {
         let mode = if self.base.is_none() && mode == Mode::Bitmap { Mode::Compare } else { mode };
-        // Either way of reading has its turn.
         let turn = self.random.next() as usize;
         let disk = |(i, content): (usize, &Vec<u8>)| {
             let mut file = FileDisk::new(content, self.extents(i, mode));
-            file.is_local = (turn + i).is_multiple_of(2);
+            file.is_local = self.is_local.unwrap_or((turn + i).is_multiple_of(2));
             Disk { key: 2000 + i as u32, source: Arc::new(file) }
         };
         Shipment {

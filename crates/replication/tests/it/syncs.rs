@@ -2,11 +2,12 @@
 
 use std::sync::atomic::Ordering;
 
+use aegis::aegis128x2::Aegis128X2Mac;
 use lockstep_replication::receive::DRAFTS_MAX;
-use lockstep_replication::ship::{ShipError, Unlisted, abandon, ship};
+use lockstep_replication::ship::{ShipError, TAG_BYTES, Tagger, Unlisted, abandon, ship};
 
 use crate::pair::store::Trouble;
-use crate::pair::{BLOCK, FileDisk, Machine, Mode, Pair, Random, progress};
+use crate::pair::{BLOCK, FileDisk, Machine, Mode, Pair, Random, TAG_KEY, progress};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn only_what_changed_and_is_missing_is_sent() {
@@ -77,11 +78,17 @@ async fn resize(pair: &Pair) {
 async fn maps_that_are_lost_or_damaged_are_asked_for() {
     let pair = Pair::start().await;
     let mut vm = Machine::new(3, &[300 * BLOCK]);
+    vm.is_local = Some(false);
     vm.churn(200);
     vm.sync(&pair, Mode::Compare).await.unwrap();
-    let files = || std::fs::read_dir(pair.maps.path().join("1-vm")).unwrap().map(|file| file.unwrap().path());
-    assert_eq!(files().count(), 1, "only the leaves of the last instance are kept");
-    for damage in ["removed", "torn", "flipped"] {
+    let files = || kept_files(&pair);
+    assert_eq!(files().len(), 1, "only the leaves of the last instance are kept");
+    for (damage, is_local) in
+        ["removed", "torn", "flipped"].into_iter().flat_map(|damage| [(damage, false), (damage, true)])
+    {
+        vm.is_local = Some(is_local);
+        vm.sync(&pair, Mode::Full).await.unwrap();
+        assert!(!is_local || files().len() == 2, "and the tags of what was read from a file");
         for file in files() {
             match damage {
                 "removed" => std::fs::remove_file(file).unwrap(),
@@ -96,7 +103,8 @@ async fn maps_that_are_lost_or_damaged_are_asked_for() {
         vm.churn(3);
         let shipped = vm.sync(&pair, Mode::Bitmap).await.unwrap();
         assert!(shipped.changed_blocks <= 3, "{damage}");
-        assert_eq!(files().count(), 1);
+        let again = vm.sync(&pair, Mode::Full).await.unwrap();
+        assert_eq!(again.changed_blocks, 0, "{damage}");
     }
     // And with nowhere to keep them.
     vm.churn(3);
@@ -105,6 +113,58 @@ async fn maps_that_are_lost_or_damaged_are_asked_for() {
     let shipped = ship(vm.shipment(Mode::Bitmap), &way, progress()).await.unwrap();
     vm.committed(&shipped);
     vm.check(&pair);
+}
+
+/// What is kept from one sync to the next.
+fn kept_files(pair: &Pair) -> Vec<std::path::PathBuf> {
+    std::fs::read_dir(pair.maps.path().join("1-vm")).unwrap().map(|file| file.unwrap().path()).collect()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_has_its_tag_is_not_hashed_again() {
+    let pair = Pair::start().await;
+    let mut vm = Machine::new(6, &[300 * BLOCK + 512]);
+    vm.is_local = Some(true);
+    vm.disks[0].fill(5);
+    vm.churn(100);
+    vm.sync(&pair, Mode::Full).await.unwrap();
+    let is_tags = |file: &std::path::PathBuf| file.extension().is_some_and(|extension| extension == "tags");
+    let kept = || kept_files(&pair).into_iter().find(is_tags);
+    let Some(tags) = kept() else { return assert!(Tagger::new(&TAG_KEY).is_none(), "no tags are kept") };
+
+    // Only who has the key can hide a change: the tag of what is there now, and the seal of all tags.
+    vm.write(0, 3);
+    vm.disks[0][3 * BLOCK] ^= 1;
+    let mac = |nonce: u8, parts: &[&[u8]]| {
+        let mut mac = Aegis128X2Mac::<TAG_BYTES>::new_with_nonce(&TAG_KEY, &[nonce; TAG_BYTES]);
+        parts.iter().for_each(|part| mac.update(part));
+        mac.finalize()
+    };
+    let honest = std::fs::read(&tags).unwrap();
+    let leaf = *blake3::Hash::from_hex(tags.file_stem().unwrap().to_str().unwrap()).unwrap().as_bytes();
+    let mut forged = honest[..honest.len() - TAG_BYTES].to_vec();
+    forged[3 * TAG_BYTES..4 * TAG_BYTES].copy_from_slice(&mac(0, &[&vm.disks[0][3 * BLOCK..4 * BLOCK]]));
+    let seal = mac(1, &[&leaf, &forged]);
+    for (seal, changed) in [(seal, 0), ([0; TAG_BYTES], 1)] {
+        std::fs::write(&tags, [&forged[..], &seal].concat()).unwrap();
+        let shipped = ship(vm.shipment(Mode::Full), &pair.way(), progress()).await.unwrap();
+        assert_eq!(shipped.changed_blocks, changed, "unsealed, nothing is believed");
+        if changed > 0 {
+            vm.committed(&shipped);
+            vm.check(&pair);
+        }
+    }
+
+    // What changed has its tag at once, and what goes back has it again.
+    assert_eq!(std::fs::read(kept().unwrap()).unwrap().len(), honest.len());
+    for turn in 0..6 {
+        vm.is_local = Some(turn % 3 > 0);
+        let before = vm.disks.clone();
+        vm.churn(20);
+        vm.sync(&pair, Mode::Full).await.unwrap();
+        vm.disks = before;
+        vm.sync(&pair, Mode::Full).await.unwrap();
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
