@@ -14,6 +14,7 @@ use lockstep_api::{Elsewhere, MoreMetrics};
 use lockstep_feed::Feed;
 use lockstep_links::Links;
 use lockstep_replication::Replications;
+use lockstep_replication::switch::Recovered;
 use lockstep_site::Site;
 use lockstep_site::table::Table;
 use lockstep_site::tasks::{self, Tasks};
@@ -246,14 +247,15 @@ impl Server {
         collectors.register(&mut table);
         let tasks = Tasks::new(site.clone(), tasks::Limits::default());
         tasks.register(&mut table);
+        let replications = replication::open(&args.replication, &args.data_dir, &site, &tasks, &links).await?;
+        replications.register(&mut table);
+        let own_host = host.clone().map(|host| host as Arc<dyn Switch>);
         let switches = Switches {
-            own_host: host.clone().map(|host| host as Arc<dyn Switch>),
+            own_host: Some(Arc::new(Recovered::new(replications.clone(), own_host))),
             vcenters: Some(collectors.clone()),
             hosts: Some(collectors.switch_of_hosts()),
         };
         lockstep_vcenter::register(&mut table, switches, tasks.clone());
-        let replications = replication::open(&args.replication, &args.data_dir, &site, &tasks, &links).await?;
-        replications.register(&mut table);
         let metrics = (stats.clone(), replications.clone());
         let more_metrics = MoreMetrics(Arc::new(move |out: &mut String| {
             metrics.0.write_metrics(out);

@@ -72,6 +72,7 @@ mod ship_unit;
 mod show;
 mod sites;
 pub mod states;
+pub mod switch;
 mod sync;
 mod tell;
 mod turns;

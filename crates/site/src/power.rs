@@ -91,6 +91,11 @@ pub trait Switch: Send + Sync {
 }
 
 impl Refusal {
+    /// Nobody looks after the machines of the server's own host.
+    pub fn unattended() -> Self {
+        Self::NoWay { reason: "this server does not look after its host, so it switches no machine".to_owned() }
+    }
+
     /// What the outcome of a switch on a host is to whoever asked for it.
     ///
     /// # Errors

@@ -199,8 +199,8 @@ impl Power {
         let host = || view.get(id_in(vm.get("host"))?);
         let keeper = keeper(vm).or_else(|| keeper(&host()?.document));
         let own = || {
-            let none = "this server does not look after its host, so it switches no machine";
-            self.switches.own_host.clone().map(|switch| (switch, None)).ok_or_else(|| none.to_owned())
+            let none = || Refusal::unattended().to_string();
+            self.switches.own_host.clone().map(|switch| (switch, None)).ok_or_else(none)
         };
         let Some((collector, stored)) = keeper else { return own() };
         let switch = match text(&stored, "kind") {

@@ -257,6 +257,22 @@ fn a_test_reads_the_instance_where_it_is_and_a_failover_brings_the_machine_up() 
         (&json!("FINISHED"), &json!(format!("vapp-recovered-{uuid}")))
     );
     source.refused("POST", &format!("{at}/sync"), &Value::Null, 409, "OperationNotAllowedInState");
+
+    // It is switched as any other machine.
+    let power = format!("/api/vcenter/vm/recovered-{uuid}/power");
+    for (action, status, state) in [
+        ("start", 400, "POWERED_ON"),
+        ("stop", 204, "POWERED_OFF"),
+        ("stop", 400, "POWERED_OFF"),
+        ("start", 204, "POWERED_ON"),
+    ] {
+        let (found, body) = b.call("POST", &format!("{power}?action={action}"), &Value::Null);
+        assert_eq!(found, status, "{action}: {body}");
+        assert_eq!(b.ok("GET", &power, &Value::Null)["state"], state);
+        assert_eq!(machine.pid().is_some(), state == "POWERED_ON");
+    }
+    assert!(machine.greeting().contains("QMP"));
+    assert!(content(&machine.0.join("disk-2000.qcow2")) == std::fs::read(&disk).unwrap());
     source.done("DELETE", &at, &Value::Null);
     assert!(machine.pid().is_some(), "what was recovered stays");
 }
