@@ -63,6 +63,7 @@ mod service;
 mod sessions;
 mod settings;
 pub mod ship;
+mod ship_base;
 mod ship_map;
 mod ship_peer;
 mod ship_plan;

@@ -304,10 +304,9 @@ fn document(hardware: &Hardware, machine: &RecoveredMachine) -> Document {
         ];
         Value::Struct(fields.into())
     };
-    let power = if machine.monitor.is_some() { "POWERED_ON" } else { "POWERED_OFF" };
     let mut document = Document::default();
     document.set("name", Some(Value::from(&*hardware.name)));
-    document.set("power_state", Some(Value::from(power)));
+    document.set("power_state", Some(Value::from(machine.power_state())));
     document.set("cpu_count", Some(Value::from(i64::from(hardware.cpus))));
     document.set("memory_size_MiB", Some(Value::from(signed(hardware.memory_mib))));
     document.set("instance_uuid", Some(Value::from(&*hardware.uuid)));

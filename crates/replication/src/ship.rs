@@ -25,8 +25,7 @@ use std::time::{Duration, Instant};
 
 use lockstep_client::{Client, ClientError};
 use lockstep_contract::services::replication_receive::{
-    Abandon, Commit, CommitInput, DISKS_MAX, Disk as DiskInput, GetLeaf, Instance, InstanceInput, LEAVES_MAX,
-    LeafInput, Map, MapInput, Open, OpenInput,
+    Abandon, Commit, CommitInput, DISKS_MAX, GetLeaf, Instance, InstanceInput, LeafInput,
 };
 use parking_lot::Mutex;
 use tokio::sync::watch;
@@ -35,7 +34,8 @@ use tokio::task::JoinSet;
 use crate::frame::Hash;
 use crate::limit::{Flow, Line, Memory};
 use crate::receive_check::is_replication;
-use crate::ship_map::{DiskMap, Leaf, LeafFiles, hex, leaf_blocks, leaf_count, read_hashes, read_hex, root_hash};
+use crate::ship_base::{BaseMap, check_sizes, open};
+use crate::ship_map::{DiskMap, Leaf, LeafFiles, hex, leaf_blocks, leaf_count, root_hash};
 use crate::ship_peer::{Peer, malformed};
 use crate::ship_plan::{BLOCK_BYTES, LEAF_BLOCKS, Run, block_count, runs};
 pub use crate::ship_source::{DiskSource, Extent, Kind, LocalDisk, Reading, SourceError};
@@ -272,7 +272,7 @@ impl Shared {
         });
     }
 
-    fn count_wire(&self, bytes: usize) {
+    pub(crate) fn count_wire(&self, bytes: usize) {
         self.counts.wire_bytes.fetch_add(bytes as u64, Ordering::Relaxed);
     }
 }
@@ -352,88 +352,6 @@ fn check_disks(disks: &[Disk]) -> Result<(), ShipError> {
         return Err(ShipError::Disks(disks.len()));
     }
     disks.iter().try_for_each(|disk| block_count(disk.source.bytes()).map(|_| ()))
-}
-
-/// A source that lists changes lists those to a disk of the same size.
-fn check_sizes(disks: &[Disk], base: Option<&BaseMap>) -> Result<(), ShipError> {
-    let is_there = |disk: &&Disk| {
-        let same = |old: &BaseDisk| old.key == disk.key && old.bytes == disk.source.bytes();
-        base.is_some_and(|base| base.disks.iter().any(same))
-    };
-    match disks.iter().find(|disk| !is_there(disk)) {
-        None => Ok(()),
-        Some(disk) => Err(ShipError::Resized(disk.key)),
-    }
-}
-
-/// Opens the draft; answers what the base is at the destination.
-async fn open(shared: &Shared, base: Option<&Base>) -> Result<Option<BaseMap>, ShipError> {
-    let disk = |disk: &Disk| DiskInput { key: i64::from(disk.key), bytes: disk.source.bytes() as i64 };
-    let input = || OpenInput {
-        replication: shared.replication.clone(),
-        instance: shared.instance.clone(),
-        base: base.map(|base| base.instance.clone()),
-        disks: shared.disks.iter().map(disk).collect(),
-    };
-    let opened = shared.peer.call(Open, input).await?;
-    shared.peer.got_on();
-    if let Some(instance) = opened.committed {
-        return Err(ShipError::Committed(Box::new(instance)));
-    }
-    let Some(base) = base else { return Ok(None) };
-    let found = opened.base.ok_or_else(|| malformed("the base"))?;
-    let root = read_hex(&found.root).ok_or_else(|| malformed("the base's root"))?;
-    if let Some(here) = base.root.clone().filter(|here| *here != found.root) {
-        return Err(ShipError::BaseDiffers { here, there: found.root });
-    }
-    if found.disks.len() > DISKS_MAX {
-        return Err(malformed("the base's disks"));
-    }
-    let mut disks = Vec::new();
-    for disk in found.disks {
-        let (Ok(key), Ok(bytes)) = (u32::try_from(disk.key), u64::try_from(disk.bytes)) else {
-            return Err(malformed("the base's disks"));
-        };
-        disks.push(read_leaves(shared, &base.instance, key, bytes).await?);
-    }
-    let parts: Vec<(u32, u64, &[Hash])> = disks.iter().map(|disk| (disk.key, disk.bytes, &disk.leaves[..])).collect();
-    if root_hash(&parts) != root {
-        return Err(malformed("the base's map does not have its root"));
-    }
-    Ok(Some(BaseMap { instance: base.instance.clone(), disks }))
-}
-
-/// The base's map, as far as it is needed from the start.
-struct BaseMap {
-    instance: String,
-    disks: Vec<BaseDisk>,
-}
-
-struct BaseDisk {
-    key: u32,
-    bytes: u64,
-    leaves: Vec<Hash>,
-}
-
-async fn read_leaves(shared: &Shared, instance: &str, key: u32, bytes: u64) -> Result<BaseDisk, ShipError> {
-    let count = leaf_count(block_count(bytes).map_err(|_| malformed("the size of a disk of the base"))?);
-    let mut leaves = Vec::new();
-    while leaves.len() < count as usize {
-        let wanted = (count as usize - leaves.len()).min(LEAVES_MAX);
-        let input = || MapInput {
-            replication: shared.replication.clone(),
-            instance: instance.to_owned(),
-            disk: i64::from(key),
-            first: leaves.len() as i64,
-            count: wanted as i64,
-        };
-        let told = shared.peer.call(Map, input).await?.hashes.0;
-        shared.peer.got_on();
-        shared.count_wire(told.len());
-        let hashes = read_hashes(&told).filter(|hashes| hashes.len() == wanted);
-        leaves.extend(hashes.ok_or_else(|| malformed("hashes of leaves"))?);
-    }
-    Ok(BaseDisk { key, bytes, leaves })
 }
 
 /// A sync at work: units are made, sent off and taken back.

@@ -22,7 +22,7 @@ use crate::ship::{Shared, ShipError};
 use crate::ship_map::Leaf;
 use crate::ship_peer::{Failed, is_name, malformed};
 use crate::ship_plan::{BLOCK_BYTES, LEAF_BLOCKS};
-use crate::ship_tags::{NO_TAG, Tag};
+use crate::ship_tags::{NO_TAG, Tag, Tagger};
 
 /// Plain bytes of a unit that are held: with a few units under way, enough to keep disk, processors and line busy.
 pub(crate) const UNIT_BYTES: usize = 4 << 20;
@@ -274,7 +274,7 @@ impl Search {
     fn go_on(&mut self) -> Result<Found, ShipError> {
         for ((disk, first), bytes) in std::mem::take(&mut self.read) {
             for (block, plain) in (first..).zip(bytes.chunks(BLOCK_BYTES as usize)) {
-                self.look(disk, block, plain, NO_TAG, || bytes.slice_ref(plain));
+                self.look(disk, block, plain, None, || bytes.slice_ref(plain));
             }
         }
         BUFFER.with_borrow_mut(|buffer| {
@@ -307,8 +307,7 @@ impl Search {
         local.read_at(offset, part)?;
         for (block, plain) in (piece.first..).zip(part.chunks(BLOCK_BYTES as usize)) {
             // Looked at where it was read, and copied only if it differs.
-            let tag = shared.tagger.as_ref().filter(|_| !is_zero(plain)).map_or(NO_TAG, |tagger| tagger.tag(plain));
-            self.look(piece.disk, block, plain, tag, || Bytes::copy_from_slice(plain));
+            self.look(piece.disk, block, plain, shared.tagger.as_ref(), || Bytes::copy_from_slice(plain));
         }
         if count < piece.count {
             self.local.push_front(Piece { first: piece.first + count, count: piece.count - count, ..piece });
@@ -316,14 +315,16 @@ impl Search {
         Ok(())
     }
 
-    /// Looks at a block, and keeps it when it differs. Its tag may be known.
-    fn look(&mut self, disk: usize, block: u32, plain: &[u8], tag: Tag, keep: impl FnOnce() -> Bytes) {
+    /// Looks at a block, and keeps it when it differs. With a tagger, one that has its tag is not hashed.
+    fn look(&mut self, disk: usize, block: u32, plain: &[u8], tagger: Option<&Tagger>, keep: impl FnOnce() -> Bytes) {
         self.found.looked_at += plain.len() as u64;
+        let is_zero = is_zero(plain);
+        let tag = tagger.filter(|_| !is_zero).map_or(NO_TAG, |tagger| tagger.tag(plain));
         let leaf = self.leaves.get(&(disk, block / LEAF_BLOCKS));
         if tag != NO_TAG && leaf.is_some_and(|leaf| leaf.tag(block % LEAF_BLOCKS) == tag) {
             return;
         }
-        let hash = (!is_zero(plain)).then(|| *blake3::hash(plain).as_bytes());
+        let hash = (!is_zero).then(|| *blake3::hash(plain).as_bytes());
         self.found.zeroes += u64::from(hash.is_none());
         if leaf.and_then(|leaf| leaf.get(block % LEAF_BLOCKS)) != hash {
             self.found.bytes += plain.len();

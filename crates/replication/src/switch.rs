@@ -13,7 +13,7 @@ use lockstep_site::power::{Action, Order, Refusal, Switch, Switching};
 
 use crate::machine::VIRTUAL_MACHINE;
 use crate::recover::vm_of;
-use crate::recovered::{self, Power, PoweredOff, Recovery};
+use crate::recovered::{self, Power, PoweredOff, Recoveries, Recovery};
 use crate::service::{AUTHOR, Replications};
 
 /// Switches machines that were recovered, and hands all others on.
@@ -36,13 +36,15 @@ impl Switch for Recovered {
             // One that is on may be suspended, which its process knows.
             let is_to_start = |recovery: &Recovery| recovery.power == Power::Off || self.host.is_none();
             match (&found, order.action) {
-                (Some(recovery), Action::Start) if is_to_start(recovery) => {
-                    self.replications.start_recovered(recovery).await
+                (Some((recoveries, recovery)), Action::Start) if is_to_start(recovery) => {
+                    self.replications.start_recovered(recoveries, recovery).await
                 }
-                (Some(recovery), Action::Stop) => self.replications.stop_recovered(recovery).await,
+                (Some((recoveries, recovery)), Action::Stop) => {
+                    self.replications.stop_recovered(recoveries, recovery).await
+                }
                 _ => {
                     let host = self.host.as_ref().ok_or_else(Refusal::unattended)?;
-                    let vm = found.map_or_else(|| order.vm.clone(), |recovery| of_process(&recovery));
+                    let vm = found.map_or_else(|| order.vm.clone(), |(_, recovery)| of_process(&recovery));
                     host.switch(Order { vm, ..order }).await
                 }
             }
@@ -57,37 +59,35 @@ fn of_process(recovery: &Recovery) -> ResourceId {
 
 impl Replications {
     /// What a machine of the inventory was recovered as.
-    fn recovery_of(&self, vm: &str) -> Option<Recovery> {
+    fn recovery_of(&self, vm: &str) -> Option<(&Recoveries, Recovery)> {
         let is_it = |recovery: &Recovery| {
             vm == vm_of(&recovery.replication, recovery.purpose) || *vm == *of_process(recovery).id
         };
-        self.recoveries.as_ref()?.all().into_iter().find(is_it)
+        let recoveries = self.recoveries.as_ref()?;
+        Some((recoveries, recoveries.all().into_iter().find(is_it)?))
     }
 
-    async fn start_recovered(&self, recovery: &Recovery) -> Result<(), Refusal> {
+    async fn start_recovered(&self, recoveries: &Recoveries, recovery: &Recovery) -> Result<(), Refusal> {
         if recovery.power != Power::Off {
             return Err(Refusal::Already);
         }
-        let recoveries = self.recoveries().map_err(|error| failed(&error))?;
         recoveries.power_on(&recovery.replication).await.map_err(refusal)?;
-        self.show_power(recovery).await
+        self.show_power(recoveries, recovery).await
     }
 
-    async fn stop_recovered(&self, recovery: &Recovery) -> Result<(), Refusal> {
-        let recoveries = self.recoveries().map_err(|error| failed(&error))?;
+    async fn stop_recovered(&self, recoveries: &Recoveries, recovery: &Recovery) -> Result<(), Refusal> {
         let stopped = recoveries.power_off(&recovery.replication, Duration::ZERO).await.map_err(refusal)?;
-        self.show_power(recovery).await?;
+        self.show_power(recoveries, recovery).await?;
         if stopped == PoweredOff::WasOff { Err(Refusal::Already) } else { Ok(()) }
     }
 
     /// The inventory is told whether the machine runs, and where its monitor is.
-    async fn show_power(&self, recovery: &Recovery) -> Result<(), Refusal> {
-        let recoveries = self.recoveries().map_err(|error| failed(&error))?;
+    async fn show_power(&self, recoveries: &Recoveries, recovery: &Recovery) -> Result<(), Refusal> {
         let machine = recoveries.machine(&recovery.replication).map_err(refusal)?;
         let text = |value: &str| serde_json::Value::from(value).to_string();
-        let power = if machine.monitor.is_some() { "POWERED_ON" } else { "POWERED_OFF" };
+        let power = text(machine.power_state());
         let monitor = machine.monitor.map_or_else(|| "null".to_owned(), |path| text(&path.display().to_string()));
-        let properties = [("power_state".to_owned(), text(power)), ("qemu/qmp_socket".to_owned(), monitor)];
+        let properties = [("power_state".to_owned(), power), ("qemu/qmp_socket".to_owned(), monitor)];
         let vm = ResourceId::new(VIRTUAL_MACHINE, vm_of(&recovery.replication, recovery.purpose));
         match self.site.patch_resource(AUTHOR.into(), vm, &properties, None).await {
             // It may have been deleted from the inventory.

@@ -109,6 +109,13 @@ pub struct RecoveredMachine {
     pub disks: Vec<MachineDisk>,
 }
 
+impl RecoveredMachine {
+    /// Whether it runs, in the inventory's words.
+    pub(crate) fn power_state(&self) -> &'static str {
+        if self.monitor.is_some() { "POWERED_ON" } else { "POWERED_OFF" }
+    }
+}
+
 /// The recoveries of a site. Clones are the same.
 #[derive(Clone)]
 pub struct Recoveries {
